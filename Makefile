@@ -1,0 +1,29 @@
+# make quickstart | install | test | lint; everything runs inside .venv, which is made when needed.
+PYTHON ?= python3.11
+STAMP := .venv/.installed
+
+.PHONY: quickstart install test lint clean
+
+quickstart: $(STAMP)
+	@.venv/bin/gaitway quickstart
+
+install: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || { echo "error: '$(PYTHON)' is not Python 3.11 with venv; install it or set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "installing exact versions into .venv (two to five minutes the first time)"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+test: $(STAMP) lint
+	@RAY_AUTH_MODE=disabled .venv/bin/python -m pytest
+
+lint: $(STAMP)
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,1 @@
+"""What Ray Serve hosts. It loads exported bundles only and never imports torch or RLlib."""

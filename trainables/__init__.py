@@ -1,0 +1,1 @@
+"""What Ray Data, Train, RLlib and Tune run; each entry point is ``python -m trainables.NAME CONFIG.yaml``."""

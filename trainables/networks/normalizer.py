@@ -1,0 +1,50 @@
+"""Running observation normalisation that lives inside the network.
+
+As buffers of the module, mean and variance travel with the weights: to every env runner, into every checkpoint, through a PBT
+clone and into the ONNX graph. Nothing outside has to remember them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["RunningNormalizer"]
+
+
+class RunningNormalizer(nn.Module):
+    """``clip((x - mean) / sqrt(var + eps), -clip, clip)`` with statistics merged batch by batch.
+
+    Batches are merged by the parallel formula of Chan, Golub & LeVeque (1979), so the order and size of batches do not matter.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, clip: float = 10.0, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.clip, self.eps = clip, eps
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("var", torch.ones(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise. Shapes (..., size) -> (..., size)."""
+        return torch.clamp((x - self.mean) * torch.rsqrt(self.var + self.eps), -self.clip, self.clip)
+
+    @torch.no_grad()
+    def update(self, batch: Tensor) -> None:
+        """Merge the statistics of ``batch``, shape (..., size)."""
+        rows = batch.reshape(-1, batch.shape[-1]).to(torch.float64)
+        added = rows.shape[0]
+        if added == 0:
+            return
+        batch_mean, batch_var = rows.mean(0), rows.var(0, correction=0)
+        total = self.count + added
+        delta = batch_mean - self.mean.to(torch.float64)
+        merged_mean = self.mean + delta * (added / total)
+        moment = self.var.to(torch.float64) * self.count + batch_var * added + delta**2 * (self.count * added / total)
+        self.mean.copy_(merged_mean.to(self.mean.dtype))
+        self.var.copy_((moment / total).to(self.var.dtype))
+        self.count.copy_(total)
