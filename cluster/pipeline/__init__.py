@@ -1,0 +1,1 @@
+"""Stages, their fingerprints, resume after a crash, the run folder."""

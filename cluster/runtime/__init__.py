@@ -1,0 +1,1 @@
+"""Start, attach to and stop Ray and Serve."""

@@ -1,0 +1,58 @@
+"""``with ray_session(settings):`` — Ray for the length of a stage, wherever it runs.
+
+In order: a session that this process already has; the cluster of the job that it runs in, or ``GAITWAY_RAY_ADDRESS``; our own head
+if it is up; else a private local Ray that ends with the block (and, being a child, with the process).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cluster.errors import ClusterError
+from cluster.runtime.head import find_head, prepare_authentication
+from cluster.settings import Settings
+
+__all__ = ["ray_address", "ray_session"]
+
+
+def ray_address(settings: Settings) -> str | None:
+    """Address of the cluster that this process should use; None: no cluster is there, start a private one."""
+    address = os.environ.get("RAY_ADDRESS") or settings.ray_address
+    if address:
+        return address
+    head = find_head(settings)
+    return head.address if head else None
+
+
+@contextmanager
+def ray_session(settings: Settings, num_cpus: int | None = None) -> Iterator[None]:
+    """Connect to Ray, quietly. Raises ``ClusterError`` when the cluster that was named does not answer."""
+    address = ray_address(settings)
+    head = find_head(settings) if address is None or not os.environ.get("RAY_ADDRESS") else None
+    prepare_authentication(head.auth_mode if head else None)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "configure_logging": False,
+        "runtime_env": {"env_vars": settings.as_environment()},
+    }
+    if address is None:
+        options |= {"num_cpus": num_cpus or os.cpu_count(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        place = address or "a private local Ray"
+        raise ClusterError(f"Ray at {place}: cannot connect: {' '.join(str(error).split())[:200]}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
