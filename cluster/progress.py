@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-__all__ = ["Progress", "Task", "format_duration"]
+__all__ = ["Mode", "Progress", "Task", "format_duration"]
 
 Mode = Literal["auto", "plain", "json", "quiet"]
 

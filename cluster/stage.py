@@ -16,6 +16,7 @@ import importlib
 import json
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,10 +27,11 @@ import typer
 
 from cluster.config import Config, load_config, save_config
 from cluster.errors import GaitwayError
-from cluster.progress import Progress
+from cluster.logs import captured_output, terminal_stream
+from cluster.progress import Mode, Progress
 from cluster.settings import Settings
 
-__all__ = ["StageContext", "load_stage", "new_run_folder", "stage_main"]
+__all__ = ["StageContext", "load_stage", "new_run_folder", "run_app", "run_stage_alone", "stage_main"]
 
 
 @dataclass
@@ -78,8 +80,40 @@ def new_run_folder(settings: Settings, name: str) -> Path:
     raise GaitwayError(f"{settings.experiments_path}: cannot create a run folder for {name}")
 
 
+def run_stage_alone(
+    name: str,
+    config: Path,
+    overrides: Sequence[str] = (),
+    run_folder: Path | None = None,
+    mode: Mode = "auto",
+) -> tuple[Path, dict[str, Any]]:
+    """Run one stage outside a pipeline -> (run folder, result). Its chatter goes to ``logs/<stage>.log`` in the run folder.
+
+    Raises ``ConfigError`` before anything is created, and ``GaitwayError`` naming the log when the stage fails.
+    """
+    settings = Settings.from_environment()
+    module = load_stage(name)
+    resolved = load_config(config, module.Config, overrides)
+    folder = (run_folder or new_run_folder(settings, config.stem)).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(resolved, folder / "config.yaml")
+    log = folder / "logs" / f"{name.rpartition('.')[2]}.log"
+    with terminal_stream() as stream, captured_output(log):
+        context = StageContext(folder=folder, settings=settings, progress=Progress(stream, mode), experiment=config.stem)
+        try:
+            return folder, module.run(resolved, context)
+        except BaseException as error:
+            traceback.print_exc()  # captured: goes to the log
+            if not isinstance(error, GaitwayError):
+                raise
+            raise type(error)(f"{error} (log: {log})") from error
+
+
 def stage_main(name: str) -> None:
-    """Command line of one stage: ``python -m NAME CONFIG.yaml [--set a.b=c ...] [--run-folder DIR] [--json]``."""
+    """Command line of one stage: ``python -m NAME CONFIG.yaml [--set a.b=c ...] [--run-folder DIR] [--json]``.
+
+    The last line on stdout is the stage's result as one line of JSON.
+    """
 
     def command(
         config: Annotated[Path, typer.Argument(help="YAML configuration", show_default=False)],
@@ -87,15 +121,8 @@ def stage_main(name: str) -> None:
         run_folder: Annotated[Path | None, typer.Option("--run-folder", help="existing or new run folder; default: a new one")] = None,
         json_: Annotated[bool, typer.Option("--json", help="progress as JSON lines on stderr")] = False,
     ) -> None:
-        module = load_stage(name)
-        settings = Settings.from_environment()
-        resolved = load_config(config, module.Config, set_ or ())
-        folder = run_folder or new_run_folder(settings, config.stem)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(resolved, folder / "config.yaml")
-        progress = Progress(mode="json" if json_ else "auto")
-        result = module.run(resolved, StageContext(folder=folder.resolve(), settings=settings, progress=progress))
-        print(json.dumps(result))
+        folder, result = run_stage_alone(name, config, set_ or (), run_folder, "json" if json_ else "auto")
+        print(json.dumps({"run_folder": str(folder), **result}))
 
     run_app(command, name=f"python -m {name}")
 

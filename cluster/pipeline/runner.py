@@ -13,9 +13,9 @@ import yaml
 
 from cluster.config import write_text_atomic
 from cluster.errors import GaitwayError, UsageError
+from cluster.logs import captured_output, terminal_stream
 from cluster.pipeline.config import ResolvedPipeline, ResolvedStage
 from cluster.pipeline.fingerprint import fingerprints
-from cluster.pipeline.logs import captured_output, terminal_stream
 from cluster.pipeline.run_folder import RunFolder
 from cluster.progress import Mode, Progress
 from cluster.runtime.head import ensure_head

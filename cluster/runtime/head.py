@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -176,22 +176,14 @@ def _wait_until_up(process: subprocess.Popen[bytes], head: Head) -> None:
 def _end(processes: list[psutil.Process]) -> int:
     """Ask politely, oldest first so that supervisors do not restart what is ended; then make sure."""
     for process in processes:
-        with _ignore_gone():
+        with suppress(psutil.NoSuchProcess):
             process.terminate()
     _, alive = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_S)
     for process in alive:
-        with _ignore_gone():
+        with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
     return len(processes)
-
-
-@contextmanager
-def _ignore_gone() -> Iterator[None]:
-    try:
-        yield
-    except psutil.NoSuchProcess:
-        pass
 
 
 @contextmanager
