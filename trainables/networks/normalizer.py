@@ -48,3 +48,15 @@ class RunningNormalizer(nn.Module):
         self.mean.copy_(merged_mean.to(self.mean.dtype))
         self.var.copy_((moment / total).to(self.var.dtype))
         self.count.copy_(total)
+
+    @torch.no_grad()
+    def set_statistics(self, mean: Tensor, var: Tensor, count: float, std_floor: Tensor | float = 0.0) -> None:
+        """Take statistics measured elsewhere. Shapes (size,); ``count`` is how many rows they stand for in later updates.
+
+        ``std_floor``, per feature or one for all: a feature that hardly moved in the data must not be magnified a thousandfold
+        when it moves later.
+        """
+        floor = torch.as_tensor(std_floor, dtype=self.var.dtype)
+        self.mean.copy_(mean.to(self.mean.dtype))
+        self.var.copy_(torch.maximum(var.to(self.var.dtype), floor**2))
+        self.count.fill_(count)

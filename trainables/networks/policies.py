@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainables.networks.normalizer import RunningNormalizer
 
@@ -114,9 +115,19 @@ class LstmPolicy(Policy):
         return self.head(output), {"lstm_h": hidden.squeeze(0), "lstm_c": cell.squeeze(0)}
 
     def step(self, observation: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``Policy.step``; the state is ``lstm_h`` and ``lstm_c``, each (batch, hidden_size)."""
-        actions, following = self(observation.unsqueeze(1), state)
-        return actions.squeeze(1), following
+        """See ``Policy.step``; the state is ``lstm_h`` and ``lstm_c``, each (batch, hidden_size).
+
+        The cell's equations are written out over the weights of ``nn.LSTM`` (its documentation gives them): one step needs no
+        time axis, and the exported graph stays a handful of plain operators.
+        """
+        inputs = self.normalizer(observation.index_select(-1, self.indices))
+        cell = self.cell
+        gates = functional.linear(inputs, cell.weight_ih_l0, cell.bias_ih_l0)
+        gates = gates + functional.linear(state["lstm_h"], cell.weight_hh_l0, cell.bias_hh_l0)
+        ingate, forget, candidate, outgate = gates.chunk(4, dim=-1)
+        memory = torch.sigmoid(forget) * state["lstm_c"] + torch.sigmoid(ingate) * torch.tanh(candidate)
+        hidden = torch.sigmoid(outgate) * torch.tanh(memory)
+        return self.head(hidden), {"lstm_h": hidden, "lstm_c": memory}
 
     def architecture(self) -> dict[str, Any]:
         """See ``Policy.architecture``."""
