@@ -9,11 +9,11 @@ quickstart: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): constraints.txt pyproject.toml
+$(STAMP): .ci/constraints.txt pyproject.toml
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || { echo "error: '$(PYTHON)' is not Python 3.11 with venv; install it or set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "installing exact versions into .venv (two to five minutes the first time)"
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check -c .ci/constraints.txt torch==2.13.0
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
 test: $(STAMP) lint
