@@ -2,6 +2,13 @@
 
 ``load_config("configs/train/pidog.yaml", TrainConfig, ["ppo.learning_rate=1e-3"])``
 
+A file may carry named sets of overrides, chosen with ``--set preset=debug``:
+
+```yaml
+presets:
+  debug: {total_env_steps: 2000, task_config.max_episode_steps: 50}
+```
+
 An unknown key, a wrong type, an out-of-range value and a missing file are each a ``ConfigError`` of one line that names the
 file, the key, what is allowed and the nearest known key.
 """
@@ -89,8 +96,11 @@ def load_config(path: str | os.PathLike[str], model: type[ModelT], overrides: Se
 def parse_config(data: Mapping[str, Any], model: type[ModelT], overrides: Sequence[str] = (), source: str = "configuration") -> ModelT:
     """Validate a mapping into ``model`` after applying overrides; ``source`` names its origin in error messages."""
     merged = _copy(data)
+    chosen = [override for override in overrides if override.split("=", 1)[0].strip() == "preset"]
+    _apply_preset(merged, chosen[-1].partition("=")[2].strip() if chosen else merged.pop("preset", None), source)
     for override in overrides:
-        _apply_override(merged, override, model)
+        if override not in chosen:
+            _apply_override(merged, override)
     try:
         return model.model_validate(merged)
     except ValidationError as error:
@@ -118,34 +128,59 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
         raise
 
 
-def _apply_override(data: dict[str, Any], override: str, model: type[BaseModel]) -> None:
+def _apply_preset(data: dict[str, Any], name: str | None, source: str) -> None:
+    """Take ``presets`` out of the mapping and apply the chosen one to the rest."""
+    presets = data.pop("presets", None) or {}
+    data.pop("preset", None)
+    if not isinstance(presets, dict) or not all(isinstance(values, dict) for values in presets.values()):
+        raise ConfigError(f"{source}: presets: must map a name to a mapping of dotted keys to values")
+    if name is None:
+        return
+    if name not in presets:
+        known = ", ".join(presets) or "none"
+        near = difflib.get_close_matches(str(name), list(presets), n=1)
+        raise ConfigError(
+            f"{source}: there is no preset {name!r}" + (f"; did you mean {near[0]!r}?" if near else "") + f" (known here: {known})"
+        )
+    for key, value in presets[name].items():
+        _assign(data, key, value, f"preset {name}: {key}")
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
-    path = key.strip().split(".")
-    if not separator or not all(path):
+    if not separator or not key.strip():
         raise ConfigError(f"--set {override}: write it as key=value or section.key=value")
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {_one_line(error)}") from None
+    _assign(data, key.strip(), value, f"--set {override}")
+
+
+def _assign(data: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    """Set a dotted key, making the mappings on its way; ``origin`` names it in error messages."""
+    path = key.split(".")
+    if not all(path):
+        raise ConfigError(f"{origin}: {key!r} is not a key; write section.key")
     node: Any = data
     for depth, part in enumerate(path[:-1]):
         if isinstance(node, list):
-            node = node[_index(override, part, node)]
+            node = node[_index(origin, part, node)]
         else:
             if node.get(part) is None:
                 node[part] = {}
             node = node[part]
         if not isinstance(node, (dict, list)):
-            raise ConfigError(f"--set {override}: {'.'.join(path[: depth + 1])} is a plain value and has no keys")
+            raise ConfigError(f"{origin}: {'.'.join(path[: depth + 1])} is a plain value and has no keys")
     if isinstance(node, list):
-        node[_index(override, path[-1], node)] = value
+        node[_index(origin, path[-1], node)] = value
     else:
         node[path[-1]] = value
 
 
-def _index(override: str, part: str, node: list[Any]) -> int:
+def _index(origin: str, part: str, node: list[Any]) -> int:
     if not part.isdigit() or int(part) >= len(node):
-        raise ConfigError(f"--set {override}: {part!r} is not an index below {len(node)}")
+        raise ConfigError(f"{origin}: {part!r} is not an index below {len(node)}")
     return int(part)
 
 

@@ -110,3 +110,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("3E5", 3e5), ("-2e+1", -20.0), ("1.5e-4", 1.5e-4)])
 def test_numbers_written_as_people_write_them_are_numbers(tmp_path, text, value):
     assert read_yaml(_file(tmp_path, f"x: {text}")) == {"x": value}
+
+
+PRESETS = "name: a\noptimizer: {learning_rate: 0.1}\npresets: {debug: {optimizer.learning_rate: 0.2, name: small}, large: {}}"
+
+
+def test_a_preset_is_applied_below_the_other_overrides(tmp_path):
+    path = _file(tmp_path, PRESETS)
+    assert load_config(path, Example).optimizer.learning_rate == 0.1
+    config = load_config(path, Example, ["name=mine", "preset=debug"])
+    assert (config.name, config.optimizer.learning_rate) == ("mine", 0.2)
+
+
+@pytest.mark.parametrize(("override", "wanted"), [("preset=debgu", "did you mean 'debug'"), ("preset=none", "known here: debug, large")])
+def test_an_unknown_preset_names_the_known_ones(tmp_path, override, wanted):
+    with pytest.raises(ConfigError, match=wanted):
+        load_config(_file(tmp_path, PRESETS), Example, [override])
