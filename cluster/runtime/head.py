@@ -12,13 +12,12 @@ import json
 import os
 import secrets
 import socket
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,13 +25,13 @@ import psutil
 
 from cluster.config import write_text_atomic
 from cluster.errors import ClusterError
+from cluster.runtime.processes import ProcessRecord, end_processes, serve_environment
 from cluster.settings import Settings
 
 __all__ = ["MARK", "Head", "ensure_head", "find_head", "head_processes", "prepare_authentication", "stop_head"]
 
 MARK = "GAITWAY_HEAD_OF"
 START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def ensure_head(settings: Settings, num_cpus: int | None = None) -> Head:
         head = find_head(settings)
         if head is not None:
             return head
-        _end(head_processes(settings))  # what a killed head left behind would hold its ports
+        end_processes(head_processes(settings))  # what a killed head left behind would hold its ports
         return _start(settings, num_cpus)
 
 
@@ -67,17 +66,16 @@ def find_head(settings: Settings) -> Head | None:
     """The recorded head if that very process is alive and its GCS answers, else None."""
     try:
         head = Head(**json.loads(_record(settings).read_text(encoding="utf-8")))
-        alive = abs(psutil.Process(head.pid).create_time() - head.started_at_s) < 1.0
-    except (OSError, ValueError, TypeError, psutil.Error):
+    except (OSError, ValueError, TypeError):
         return None
     host, _, port = head.address.rpartition(":")
-    return head if alive and _accepts(host, int(port)) else None
+    return head if ProcessRecord(head.pid, head.started_at_s).find() and _accepts(host, int(port)) else None
 
 
 def stop_head(settings: Settings) -> int:
     """End the head and all that it started; returns how many processes were ended. Safe when nothing runs."""
     with _lock(settings):
-        ended = _end(head_processes(settings))
+        ended = end_processes(head_processes(settings))
         _record(settings).unlink(missing_ok=True)
         return ended
 
@@ -113,8 +111,6 @@ def prepare_authentication(mode: str | None = None) -> str:
 
 
 def _start(settings: Settings, num_cpus: int | None) -> Head:
-    from cluster.runtime.processes import serve_environment
-
     auth_mode = prepare_authentication()
     port, dashboard_port, agent_port, client_port = _free_ports([settings.ray_port, settings.dashboard_port, 0, 0])
     log = settings.home / "logs" / "ray-head.log"
@@ -140,12 +136,11 @@ def _start(settings: Settings, num_cpus: int | None) -> Head:
     # A head must not inherit the address of another cluster.
     for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
         environment.pop(name, None)
-    with log.open("ab") as file:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True)
+    process = _spawn_detached(command, environment, log)
     try:
         head = Head(
             pid=process.pid,
-            started_at_s=psutil.Process(process.pid).create_time(),
+            started_at_s=process.create_time(),
             address=f"127.0.0.1:{port}",
             dashboard_url=f"http://127.0.0.1:{dashboard_port}",
             auth_mode=auth_mode,
@@ -155,35 +150,33 @@ def _start(settings: Settings, num_cpus: int | None) -> Head:
         write_text_atomic(_record(settings), json.dumps(asdict(head), indent=2) + "\n")
         _wait_until_up(process, head)
     except BaseException:
-        _end(head_processes(settings))
+        end_processes(head_processes(settings))
         _record(settings).unlink(missing_ok=True)
         raise
     return head
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], head: Head) -> None:
+def _spawn_detached(command: list[str], environment: dict[str, str], log: Path) -> psutil.Process:
+    """Start a process in a session of its own that may outlive this one; its output is appended to ``log``."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    return psutil.Process(os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True))
+
+
+def _wait_until_up(process: psutil.Process, head: Head) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     host, _, port = head.address.rpartition(":")
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ClusterError(f"the Ray head ended at once with exit code {process.returncode}; see {head.log}: {_last_line(head.log)}")
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            raise ClusterError(f"the Ray head ended at once; see {head.log}: {_last_line(head.log)}")
         if _accepts(host, int(port)) and _answers(head.dashboard_url):
             return
         time.sleep(0.2)
     raise ClusterError(f"the Ray head did not come up within {START_TIMEOUT_S:.0f} s; see {head.log}: {_last_line(head.log)}")
-
-
-def _end(processes: list[psutil.Process]) -> int:
-    """Ask politely, oldest first so that supervisors do not restart what is ended; then make sure."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_S)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
-    return len(processes)
 
 
 @contextmanager
