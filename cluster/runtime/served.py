@@ -1,0 +1,73 @@
+"""What a replica is told to serve: Serve's ``user_config``, written by ``cluster.runtime.serving``, read by ``serve_apps``.
+
+It is the whole truth: a replica that starts anew needs nothing else, and applying the same state twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from cluster.config import Config
+
+__all__ = ["ServedArm", "ServedComparison", "ServedPolicy", "ServedState", "ServedVersion"]
+
+
+class ServedVersion(Config):
+    """One registered bundle on storage that every replica sees."""
+
+    bundle: Path = Field(description="bundle folder")
+    digest: str = Field(description="SHA-256 of its manifest, as registered")
+
+
+class ServedArm(Config):
+    """One arm of a comparison."""
+
+    name: str = Field(description="arm, such as champion")
+    version: str = Field(description="version that it serves")
+    weight: float = Field(ge=0, description="share of new episodes, relative to the other arms")
+
+
+class ServedComparison(Config):
+    """How new episodes of one policy are split."""
+
+    id: str = Field(description="comparison in the database")
+    salt: str = Field(description="key of the assignment's hash")
+    arms: tuple[ServedArm, ...] = Field(min_length=1, description="arms in the comparison's order")
+
+
+class ServedPolicy(Config):
+    """One policy behind the endpoint."""
+
+    versions: dict[str, ServedVersion] = Field(min_length=1, description="every version that may answer, by number")
+    default_version: str = Field(description="version of episodes outside a comparison")
+    comparison: ServedComparison | None = Field(None, description="running comparison")
+
+    @model_validator(mode="after")
+    def _versions_exist(self) -> ServedPolicy:
+        named = [self.default_version, *(arm.version for arm in self.comparison.arms)] if self.comparison else [self.default_version]
+        if missing := [version for version in named if version not in self.versions]:
+            raise ValueError(f"version {missing[0]} is used but not among the versions {sorted(self.versions)}")
+        return self
+
+
+class ServedState(Config):
+    """Everything that a replica serves."""
+
+    policies: dict[str, ServedPolicy] = Field(description="policies by name")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of our tables; None: GAITWAY_DATABASE_URL of the replica's node, so that no password is shown"
+    )
+    max_body_bytes: int = Field(1 << 16, ge=1 << 10, description="largest request body accepted")
+
+    @property
+    def generation(self) -> str:
+        """Equal for two states exactly when they serve the same."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+    def as_user_config(self) -> dict[str, Any]:
+        """JSON-able mapping for Serve."""
+        return self.model_dump(mode="json")
