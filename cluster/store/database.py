@@ -10,6 +10,7 @@ returns), PostgreSQL with its default ``synchronous_commit=on``.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -29,7 +30,6 @@ VERSION_TABLE = "gaitway_alembic_version"
 """MLflow keeps its own ``alembic_version`` in the same PostgreSQL database."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_ADVISORY_LOCK = 0x6741495457415900  # "gAITWAY\0": one number that nobody else's lock uses
 _BUSY_TIMEOUT_S = 30.0
 _WRITES = "gaitway_writes"
 
@@ -92,14 +92,25 @@ class Database:
         with self.read() as connection:
             if self._revision(connection) == _newest_revision():
                 return
-        if self.is_sqlite:
-            with exclusive_file_lock(path.with_name(path.name + ".lock")):
+        with self.exclusively("gaitway-migration"):
+            if self.is_sqlite:
                 # Switching to WAL needs the file for itself and is not retried by SQLite's busy handler: hence under the lock.
-                with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)) as raw:
+                with contextlib.closing(sqlite3.connect(str(self._url.database), timeout=_BUSY_TIMEOUT_S)) as raw:
                     raw.execute("PRAGMA journal_mode=WAL")
-                self._upgrade()
-        else:
             self._upgrade()
+
+    @contextlib.contextmanager
+    def exclusively(self, name: str) -> Iterator[None]:
+        """Hold ``name`` among all processes that use this database, whatever machine they are on; freed when the holder dies."""
+        if self.is_sqlite:
+            path = Path(str(self._url.database))
+            with exclusive_file_lock(path.with_name(f"{path.name}.{name}.lock")):
+                yield
+            return
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        with self.read() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+            yield
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -110,8 +121,6 @@ class Database:
         from alembic.util import CommandError
 
         with self.write() as connection:
-            if not self.is_sqlite:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
             config = _alembic_config()
             config.attributes["connection"] = connection
             try:
