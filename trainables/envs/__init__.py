@@ -1,0 +1,1 @@
+"""Batch-first tasks: one file a task holds its configuration, observation, named reward terms and termination."""

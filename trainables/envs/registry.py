@@ -1,0 +1,81 @@
+"""Tasks by name, and their registration with Gymnasium.
+
+``register_gymnasium()`` makes ``gaitway/pidog_run-v0`` known; RLlib with ``gym_env_vectorize_mode="vector_entry_point"`` then gets
+the batch-first task itself, and anything that wants a plain ``gymnasium.Env`` gets an adapter. Keyword arguments of either are
+the task's configuration.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+
+from cluster.config import Config, parse_config
+from cluster.errors import ConfigError
+from trainables.envs.base import BatchedTask
+from trainables.envs.pidog_run import PiDogRun, PiDogRunConfig
+from trainables.envs.single import SingleEnv
+
+__all__ = ["TASKS", "gymnasium_id", "make_single_env", "make_task", "make_vector_env", "register_gymnasium", "task_config_model"]
+
+TASKS: dict[str, tuple[Callable[..., BatchedTask], type[Config]]] = {"pidog_run": (PiDogRun, PiDogRunConfig)}
+
+
+def make_task(
+    name: str, num_envs: int, config: Mapping[str, Any] | None = None, seed: int | None = 0, reward_terms_in_info: bool = True
+) -> BatchedTask:
+    """The task called ``name`` with ``num_envs`` robots.
+
+    Args:
+        name: task name.
+        num_envs: robots.
+        config: mapping of the task's configuration keys; unknown ones are a ``ConfigError``.
+        seed: the same seed and actions give the same run bit for bit; None: different each time.
+        reward_terms_in_info: put every step's reward terms into the infos (the episode's means are there in any case).
+    """
+    task, model = _find(name)
+    return task(num_envs, parse_config(config or {}, model, source=f"task {name}"), seed, reward_terms_in_info)
+
+
+def task_config_model(name: str) -> type[Config]:
+    """The configuration model of a task. Raises ``ConfigError`` for an unknown name."""
+    return _find(name)[1]
+
+
+def gymnasium_id(name: str) -> str:
+    """Gymnasium's id of a task."""
+    return f"gaitway/{name}-v0"
+
+
+def register_gymnasium() -> None:
+    """Register every task with Gymnasium in this process; again is harmless."""
+    for name in TASKS:
+        if gymnasium_id(name) not in gymnasium.registry:
+            gymnasium.register(
+                gymnasium_id(name),
+                entry_point=f"{__name__}:make_single_env",
+                vector_entry_point=f"{__name__}:make_vector_env",
+                disable_env_checker=True,
+                kwargs={"task": name},
+            )
+
+
+def make_vector_env(task: str, num_envs: int = 1, seed: int | None = None, **config: Any) -> BatchedTask:
+    """Gymnasium's vector entry point: without reward terms at every step, which RLlib would unpack robot by robot."""
+    return make_task(task, num_envs, config, seed, reward_terms_in_info=False)
+
+
+def make_single_env(task: str, seed: int | None = None, **config: Any) -> SingleEnv:
+    """Gymnasium's plain entry point."""
+    return SingleEnv(make_task(task, 1, config, seed))
+
+
+def _find(name: str) -> tuple[Callable[..., BatchedTask], type[Config]]:
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"unknown task {name!r}; {hint}known: {', '.join(sorted(TASKS))}")
+    return TASKS[name]
