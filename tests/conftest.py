@@ -11,7 +11,7 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ def ray_session() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",  # never the cluster that somebody else runs on this machine
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
@@ -65,3 +66,59 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real recordings are not here: no folder {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Path]:
+    """Write a tiny sealed bundle that ONNX Runtime runs: ``action = gain * observation[:action_size]``.
+
+    A recurrent one also adds its state ``count``, which grows by one a step: the n-th action shows whether all n steps were seen.
+    """
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    from cluster.bundle import CARD_FILE, CONTRACT_FILE, ONNX_FILE, seal
+    from cluster.contract import PolicyContract, TensorField
+
+    def make(
+        folder: Path,
+        gain: float = 1.0,
+        recurrent: bool = False,
+        policy: str = "pidog-run",
+        observation: dict[str, int] | None = None,
+        action_size: int = 2,
+    ) -> Path:
+        sizes = observation or {"gravity": 3, "joint_position_rad": 2, "range_m": 1}
+        total = sum(sizes.values())
+        fields = {
+            "observation": helper.make_tensor_value_info("observation", onnx.TensorProto.FLOAT, ["batch", total]),
+            "action": helper.make_tensor_value_info("action", onnx.TensorProto.FLOAT, ["batch", action_size]),
+            "count": helper.make_tensor_value_info("count", onnx.TensorProto.FLOAT, ["batch", 1]),
+            "count_next": helper.make_tensor_value_info("count_next", onnx.TensorProto.FLOAT, ["batch", 1]),
+        }
+        weight = np.zeros((total, action_size), dtype=np.float32)
+        weight[:action_size] = np.eye(action_size) * gain
+        constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.ones((1, 1), np.float32), "one")]
+        nodes = [helper.make_node("MatMul", ["observation", "weight"], ["scaled" if recurrent else "action"])]
+        inputs, outputs = ["observation"], ["action"]
+        if recurrent:
+            nodes += [helper.make_node("Add", ["scaled", "count"], ["action"]), helper.make_node("Add", ["count", "one"], ["count_next"])]
+            inputs, outputs = [*inputs, "count"], [*outputs, "count_next"]
+        graph = helper.make_graph(nodes, "tiny", [fields[name] for name in inputs], [fields[name] for name in outputs], constants)
+        folder.mkdir(parents=True)
+        onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)]), folder / ONNX_FILE)
+        PolicyContract(
+            policy=policy,
+            robot="pidog",
+            task="test",
+            control_dt_s=0.02,
+            observation=tuple(TensorField(name=name, shape=(size,)) for name, size in sizes.items()),
+            action=(TensorField(name="joint_position_target_rad", shape=(action_size,), unit="rad"),),
+            state=(TensorField(name="count", shape=(1,)),) if recurrent else (),
+        ).save(folder / CONTRACT_FILE)
+        (folder / CARD_FILE).write_text("# tiny\n")
+        seal(folder)
+        return folder
+
+    return make

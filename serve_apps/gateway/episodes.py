@@ -1,0 +1,122 @@
+"""Which episodes are under way here: recorded in the database once, then found in memory.
+
+The database is slow beside a policy (a commit takes milliseconds, a policy tens of microseconds) and blocks, so it is touched
+once when an episode begins and once when it ends, each time in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from cluster.errors import StoreError
+from cluster.store.comparisons import (
+    EpisodeRow,
+    Outcome,
+    OutcomeConflictError,
+    UnknownComparisonError,
+    UnknownEpisodeError,
+    record_episode,
+    record_outcome,
+)
+from cluster.store.database import Database
+from serve_apps.gateway.problems import RequestProblemError
+from serve_apps.inference.policy_set import Assignment, LoadedPolicy
+
+__all__ = ["Episode", "EpisodeTable", "Ledger"]
+
+ResultT = TypeVar("ResultT")
+
+
+class Ledger:
+    """The database, asked from the event loop."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        # SQLite writes one at a time; more threads would only wait for its lock.
+        self._threads = ThreadPoolExecutor(1 if self.database.is_sqlite else 8, thread_name_prefix="ledger")
+
+    async def call(self, function: Callable[..., ResultT], *arguments: object, **keywords: object) -> ResultT:
+        """Run ``function(database, ...)`` in a thread. Raises ``RequestProblemError`` for what the store refuses."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(self.database, *arguments, **keywords))
+        except UnknownEpisodeError as error:
+            raise RequestProblemError(404, "unknown-episode", str(error), "episode_id") from None
+        except UnknownComparisonError as error:
+            raise RequestProblemError(404, "unknown-comparison", str(error)) from None
+        except OutcomeConflictError as error:
+            raise RequestProblemError(409, "outcome-conflict", str(error)) from None
+        except StoreError as error:
+            raise RequestProblemError(503, "store-unavailable", str(error)) from None
+
+    async def begin(self, row: EpisodeRow) -> EpisodeRow:
+        """Record an episode, or find how it was recorded before."""
+        return await self.call(record_episode, row)
+
+    async def end(self, policy: str, episode_id: str, outcome: Outcome) -> bool:
+        """Store an outcome durably; True when it is new, False when it repeats the stored one."""
+        return await self.call(record_outcome, episode_id, outcome, policy=policy)
+
+    def close(self) -> None:
+        """Give the threads and connections back."""
+        self._threads.shutdown(wait=False)
+        self.database.close()
+
+
+class Episode:
+    """One episode under way, as this replica remembers it."""
+
+    __slots__ = ("assignment", "sequence", "state")
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+        self.state: dict[str, np.ndarray] | None = None
+        """Recurrent state after the last step here."""
+        self.sequence: int | None = None
+        """Number of that step."""
+
+
+class EpisodeTable:
+    """The latest ``capacity`` episodes of this replica; one that fell out is read from the database again."""
+
+    def __init__(self, capacity: int = 100_000) -> None:
+        self._episodes: OrderedDict[tuple[str, str], Episode] = OrderedDict()
+        self._capacity = capacity
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def find(self, policy: str, episode_id: str) -> Episode | None:
+        """The episode if it is remembered."""
+        episode = self._episodes.get((policy, episode_id))
+        if episode is not None:
+            self._episodes.move_to_end((policy, episode_id))
+        return episode
+
+    async def begin(self, ledger: Ledger, policy: LoadedPolicy, episode_id: str, robot_id: str | None) -> Episode:
+        """Record the episode's assignment, or take over the one that it already has, and remember it."""
+        chosen = policy.assign(episode_id)
+        row = EpisodeRow(
+            policy=policy.name,
+            episode_id=episode_id,
+            version=chosen.version,
+            comparison_id=chosen.comparison_id,
+            arm=chosen.arm,
+            propensity=chosen.propensity,
+            robot_id=robot_id,
+        )
+        stored = await ledger.begin(row)
+        # Two first steps of one episode may be under way at once: both find the same row, and must share one memory.
+        known = self.find(policy.name, episode_id)
+        if known is not None:
+            return known
+        episode = Episode(Assignment(stored.version, stored.comparison_id, stored.arm, stored.propensity))
+        self._episodes[policy.name, episode_id] = episode
+        if len(self._episodes) > self._capacity:
+            self._episodes.popitem(last=False)
+        return episode

@@ -1,0 +1,96 @@
+"""Every version that may answer, loaded: built aside from what is serving, then swapped in by one assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cluster.bundle import Bundle
+from cluster.contract import PolicyContract
+from cluster.errors import BundleError
+from cluster.runtime.served import ServedComparison, ServedPolicy, ServedState
+from serve_apps.comparison.assignment import assign
+from serve_apps.inference.session import PolicySession
+
+__all__ = ["Assignment", "LoadedPolicy", "PolicySet", "load_policies"]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which version drives an episode, and why."""
+
+    version: str
+    comparison_id: str | None = None
+    arm: str | None = None
+    propensity: float = 1.0
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """One policy, ready."""
+
+    name: str
+    versions: Mapping[str, PolicySession]
+    """Versions that get new episodes."""
+    retired: Mapping[str, PolicySession]
+    """Versions that got them until the last change: episodes that began on one end on it."""
+    default_version: str
+    comparison: ServedComparison | None
+
+    @property
+    def contract(self) -> PolicyContract:
+        """The default version's contract; every version takes the same observation and gives the same action."""
+        return self.versions[self.default_version].contract
+
+    def assign(self, episode_id: str) -> Assignment:
+        """Version of a new episode: the same for the same episode on every replica."""
+        if self.comparison is None:
+            return Assignment(self.default_version)
+        arms = self.comparison.arms
+        index, propensity = assign(self.comparison.salt, episode_id, [arm.weight for arm in arms])
+        return Assignment(arms[index].version, self.comparison.id, arms[index].name, propensity)
+
+    def session(self, version: str) -> PolicySession | None:
+        """A version that is loaded, or None."""
+        return self.versions.get(version) or self.retired.get(version)
+
+
+@dataclass(frozen=True)
+class PolicySet:
+    """All policies of one generation."""
+
+    generation: str
+    policies: Mapping[str, LoadedPolicy] = field(default_factory=dict)
+
+
+def load_policies(state: ServedState, previous: PolicySet | None = None) -> PolicySet:
+    """Load, verify and warm everything in ``state``; sessions of ``previous`` with the same digest are taken over.
+
+    Raises ``BundleError`` naming the bundle when one cannot serve; ``previous`` is untouched.
+    """
+    before = previous.policies if previous is not None else {}
+    loaded = {name: _load(name, policy, before.get(name)) for name, policy in state.policies.items()}
+    return PolicySet(generation=state.generation, policies=loaded)
+
+
+def _load(name: str, policy: ServedPolicy, before: LoadedPolicy | None) -> LoadedPolicy:
+    earlier = (
+        {} if before is None else {session.bundle.digest: session for session in (*before.retired.values(), *before.versions.values())}
+    )
+    versions = {
+        number: earlier.get(version.digest) or PolicySession(Bundle.load(version.bundle, version.digest))
+        for number, version in policy.versions.items()
+    }
+    reference = versions[policy.default_version].contract
+    for number, session in versions.items():
+        if session.contract.policy != name:
+            raise BundleError(f"{session.bundle.path}: is a version of the policy {session.contract.policy!r}, not of {name!r}")
+        for label in ("observation", "action", "control_dt_s"):
+            if getattr(session.contract, label) != getattr(reference, label):
+                raise BundleError(
+                    f"policy {name}: versions {policy.default_version} and {number} differ in {label}; "
+                    "versions that share traffic must take the same observation, give the same action and run at the same rate"
+                )
+    # In use and gone: kept for one more change, long enough for the episodes that are under way.
+    retired = {} if before is None else {number: session for number, session in before.versions.items() if number not in versions}
+    return LoadedPolicy(name, versions, retired, policy.default_version, policy.comparison)
