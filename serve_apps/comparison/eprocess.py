@@ -1,0 +1,170 @@
+r"""Is the challenger better? An anytime-valid test and interval for two randomised arms with bounded outcomes.
+
+Episode i gets the challenger (``a_i = 1``) with a known probability ``p_i`` and ends with an outcome ``y_i`` in [0, 1]. The test
+rests on that randomisation alone: for any number ``m_i`` chosen before the episode,
+
+    z_i = (a_i - p_i) / (p_i (1 - p_i)) * (y_i - m_i)
+
+has, given everything before, the expectation E[y | challenger] - E[y | champion] of that episode: the effect. So the test stays
+valid when outcomes drift with batteries, floors and robots, when the split changes on the way, and for any distribution. With
+``m_i = (1 - p) mean_challenger + p mean_champion`` of the past this is the augmented inverse-propensity (doubly robust) score,
+whose noise is that of the outcomes alone: two steady arms are told apart in a few episodes.
+
+**e-process** (Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by betting", JRSS-B; for randomised
+experiments Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro 2024, "Anytime-valid off-policy inference"). Let ``b_i`` be the
+least number with ``z_i >= -b_i`` whatever happens. Under the hypothesis "effect <= delta", the stock that returns
+``(z_i + b_i) / (delta + b_i)`` in episode i loses on average, so a gambler who always keeps the share f of the wealth in it,
+
+    K_n(delta; f) = prod_i [ (1 - f) + f (z_i + b_i) / (delta + b_i) ],
+
+has a non-negative supermartingale that starts at 1, and so has any mixture over f. By Ville's inequality the mixture ever
+reaches 1/q with probability at most q. We mix with the arcsine prior, Cover's universal portfolio (Cover & Ordentlich 1996): its
+wealth trails that of the best f in hindsight by a factor of about ``2 sqrt(n + 1)`` only, so that it bets boldly when outcomes
+are steady and cautiously when they are noisy, with nothing to tune. The prior is summed at its Gauss-Chebyshev nodes; a finite
+mixture is as valid as an integral.
+
+**Interval**. For each f the wealth falls as delta grows; so does the mixture, and its running maximum. The values of delta
+not yet refuted are therefore an interval, exactly, found by bisection: a confidence sequence, valid at all times together. An
+arm's own mean is the same construction with ``z = y, b = 0``; it also needs the arm's mean to stay put, and is there for the eye.
+
+Two one-sided processes at alpha/2 each: "promote" needs an e-value of 2/alpha against "effect <= 0", "keep" the same against
+"effect >= 0"; so either wrong decision together has probability at most alpha, however often one looks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "EffectScores",
+    "effect_interval",
+    "effect_log_e_values",
+    "effect_scores",
+    "log_wealth",
+    "mean_interval",
+    "sample_ratio_log_e_values",
+]
+
+Array = NDArray[np.float64]
+
+_NODES = 32
+BET_SHARES: Array = (1.0 - np.cos((2.0 * np.arange(1, _NODES + 1) - 1.0) * np.pi / (2.0 * _NODES))) / 2.0
+"""Shares f of the wealth at stake: equal-weight nodes of the arcsine prior on (0, 1)."""
+
+_SAMPLE_RATIO_TILTS: Array = np.array([-2.0, -1.0, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1.0, 2.0])
+_BISECTIONS = 40
+
+
+@dataclass(frozen=True)
+class EffectScores:
+    """What each episode says about the effect. All of shape (..., episodes), episodes in the order of assignment."""
+
+    z: Array
+    """Unbiased score of the effect, challenger minus champion."""
+    lowest: Array
+    """``b``: before the episode it was certain that ``z >= -b``."""
+    highest: Array
+    """Before the episode it was certain that ``z <= highest``."""
+
+
+def effect_scores(outcome: ArrayLike, challenger: ArrayLike, propensity: ArrayLike) -> EffectScores:
+    """Doubly robust scores of a sequence of episodes.
+
+    Args:
+        outcome: outcomes in [0, 1], in the order of assignment. Shape (..., episodes).
+        challenger: 1 or True where the challenger drove. Shape (..., episodes).
+        propensity: probability, known beforehand, that the challenger drives; strictly between 0 and 1. Broadcasts.
+    """
+    y = np.asarray(outcome, dtype=np.float64)
+    a = np.asarray(challenger, dtype=np.float64)
+    p = np.broadcast_to(np.asarray(propensity, dtype=np.float64), y.shape)
+    # Means of the past only. Half an episode's weight of 0.5, shared by both arms, stands for having seen nothing.
+    past_one, past_one_sum = _past(a), _past(a * y)
+    past_zero, past_zero_sum = _past(1.0 - a), _past((1.0 - a) * y)
+    pooled = (0.5 + past_one_sum + past_zero_sum) / (1.0 + past_one + past_zero)
+    mean_one = (pooled + past_one_sum) / (1.0 + past_one)
+    mean_zero = (pooled + past_zero_sum) / (1.0 + past_zero)
+    baseline = (1.0 - p) * mean_one + p * mean_zero
+    return EffectScores(
+        z=(a - p) / (p * (1.0 - p)) * (y - baseline),
+        lowest=np.maximum(baseline / p, (1.0 - baseline) / (1.0 - p)),
+        highest=np.maximum((1.0 - baseline) / p, baseline / (1.0 - p)),
+    )
+
+
+def log_wealth(z: Array, lowest: Array, hypothesis: float) -> Array:
+    """Log e-values, after each observation, against "the mean of z is at most ``hypothesis``".
+
+    Args:
+        z: observations. Shape (..., n).
+        lowest: ``b`` with ``z >= -b`` known before each observation. Shape (..., n).
+        hypothesis: the mean to refute; above ``-lowest``.
+
+    Returns:
+        Natural logarithm of the mixture's wealth. Shape (..., n).
+    """
+    stock = (z + lowest) / (hypothesis + lowest)
+    by_share = np.cumsum(np.log1p(BET_SHARES * (stock[..., None] - 1.0)), axis=-2)
+    top = by_share.max(axis=-1, keepdims=True)
+    total: Array = top[..., 0] + np.log(np.exp(by_share - top).mean(axis=-1))
+    return total
+
+
+def effect_log_e_values(scores: EffectScores) -> tuple[Array, Array]:
+    """Log e-values after each episode: against "the challenger is no better", and against "the champion is no better"."""
+    return log_wealth(scores.z, scores.lowest, 0.0), log_wealth(-scores.z, scores.highest, 0.0)
+
+
+def effect_interval(scores: EffectScores, alpha: float) -> tuple[float, float]:
+    """Confidence sequence of the effect at its latest time, in [-1, 1]; covers at all times together with probability 1 - alpha."""
+    return (
+        _lower_bound(scores.z, scores.lowest, alpha / 2.0, -1.0, 1.0),
+        -_lower_bound(-scores.z, scores.highest, alpha / 2.0, -1.0, 1.0),
+    )
+
+
+def mean_interval(outcome: ArrayLike, alpha: float) -> tuple[float, float]:
+    """Confidence sequence of one arm's mean at its latest time, in [0, 1]."""
+    y = np.asarray(outcome, dtype=np.float64)
+    return (
+        _lower_bound(y, np.zeros_like(y), alpha / 2.0, 0.0, 1.0),
+        -_lower_bound(-y, np.ones_like(y), alpha / 2.0, -1.0, 0.0),
+    )
+
+
+def sample_ratio_log_e_values(challenger: ArrayLike, propensity: ArrayLike) -> Array:
+    """Log e-values after each episode against "the arms were drawn with the stated probabilities".
+
+    A mixture of likelihood ratios whose alternatives tilt the odds of the challenger by fixed factors: a martingale that starts at
+    1 when the split is what it says (a sequential sample-ratio check in the manner of Lindon & Malek 2022).
+    """
+    a = np.asarray(challenger, dtype=np.float64)[..., None]
+    p = np.broadcast_to(np.asarray(propensity, dtype=np.float64), a.shape[:-1])[..., None]
+    tilted = 1.0 / (1.0 + (1.0 - p) / p * np.exp(-_SAMPLE_RATIO_TILTS))
+    by_tilt = np.cumsum(np.where(a > 0.5, np.log(tilted / p), np.log((1.0 - tilted) / (1.0 - p))), axis=-2)
+    total: Array = np.logaddexp.reduce(by_tilt, axis=-1) - np.log(len(_SAMPLE_RATIO_TILTS))
+    return total
+
+
+def _past(values: Array) -> Array:
+    """Sum of everything before each position along the last axis."""
+    before: Array = np.cumsum(values, axis=-1) - values
+    return before
+
+
+def _lower_bound(z: Array, lowest: Array, level: float, low: float, high: float) -> float:
+    """Largest value in [low, high] below which every mean is refuted at ``level``; ``low`` when nothing is refuted."""
+    if z.shape[-1] == 0:
+        return low
+    wanted = -np.log(level)
+    refuted, possible = low, high
+    for _ in range(_BISECTIONS):
+        middle = (refuted + possible) / 2.0
+        if log_wealth(z, lowest, middle).max() >= wanted:
+            refuted = middle
+        else:
+            possible = middle
+    return refuted
