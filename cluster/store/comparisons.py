@@ -136,6 +136,8 @@ class EpisodeRow(Config):
     def _arm_and_comparison(self) -> EpisodeRow:
         if (self.comparison_id is None) != (self.arm is None):
             raise ValueError("comparison_id and arm are given together or not at all")
+        if self.arm is not None and self.propensity >= 1:
+            raise ValueError("an arm that is drawn with certainty is not compared with anything: its propensity must be below 1")
         return self
 
 
@@ -183,12 +185,22 @@ class History:
 
 
 def create_comparison(db: Database, new: NewComparison) -> Comparison:
-    """Start a comparison. Raises ``StoreError`` when the policy already has one running."""
+    """Start a comparison. Raises ``StoreError`` when the policy has one running, or one whose decision has yet to take effect."""
     comparison_id = secrets.token_hex(6)
     salt = new.salt or secrets.token_hex(16)
     values = new.model_dump(exclude={"arms", "salt"})
     try:
         with db.write() as connection:
+            unfinished = connection.execute(
+                select(comparisons.c.id).where(
+                    comparisons.c.policy == new.policy, comparisons.c.status.in_(("promoted", "kept")), comparisons.c.applied_at.is_(None)
+                )
+            ).scalar()
+            if unfinished is not None:
+                raise StoreError(
+                    f"comparison {unfinished} of {new.policy} has ended but was interrupted before its winner took over; "
+                    f"finish it with `gaitway ab promote {unfinished}`"
+                )
             connection.execute(
                 insert(comparisons).values(
                     id=comparison_id, salt=salt, status="running", created_at=datetime.now(UTC), episode_count=0, **values
@@ -381,7 +393,13 @@ def close_comparison(db: Database, comparison_id: str, status: Status, decision:
         changed = connection.execute(
             update(comparisons)
             .where(comparisons.c.id == comparison_id, comparisons.c.status == "running")
-            .values(status=status, closed_at=datetime.now(UTC), decision=None if decision is None else dict(decision))
+            .values(
+                status=status,
+                closed_at=datetime.now(UTC),
+                # Stopping moves no alias: there is nothing left to apply.
+                applied_at=datetime.now(UTC) if status == "stopped" else None,
+                decision=None if decision is None else dict(decision),
+            )
         ).rowcount
         if changed:
             _log(connection, comparison_id, status, {} if decision is None else dict(decision))

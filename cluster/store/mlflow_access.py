@@ -40,9 +40,11 @@ def mlflow_client(settings: Settings) -> Any:
     return client
 
 
-def mlflow_lock(settings: Settings, name: str) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def mlflow_lock(settings: Settings, name: str) -> Iterator[None]:
     """Hold a name among all processes that share MLflow's database."""
-    return Database(settings.mlflow_tracking_uri).exclusively(name)
+    with contextlib.closing(Database(settings.mlflow_tracking_uri)) as database, database.exclusively(name):
+        yield
 
 
 @contextlib.contextmanager

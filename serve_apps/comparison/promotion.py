@@ -1,0 +1,126 @@
+"""What is done about a verdict: the alias ``@champion`` moves to the winner, or stays, and the comparison ends.
+
+The decision is written down first, with everything that it rested on, then the alias moves, then the comparison is marked
+applied. Killed in between, it is finished by calling ``promote`` again or by ``finish_decisions``; no new comparison of the policy
+starts before that.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+
+from cluster.errors import StoreError
+from cluster.settings import Settings
+from cluster.store.comparisons import Comparison, close_comparison, get_comparison, list_comparisons, mark_applied
+from cluster.store.database import Database, open_database
+from cluster.store.registry import get_version, set_alias
+from serve_apps.comparison.report import Report, report
+
+__all__ = ["CHAMPION_ALIAS", "PromotionResult", "finish_decisions", "promote", "stop"]
+
+CHAMPION_ALIAS = "champion"
+
+
+@dataclass(frozen=True)
+class PromotionResult:
+    """How a comparison ended."""
+
+    comparison: Comparison
+    """As closed; its status says promoted or kept."""
+    arm: str
+    """The arm that stays."""
+    version: str
+    """Its registered version, where ``@champion`` points from now on."""
+    forced: bool
+    """Whether it was decided without a verdict."""
+    report: Report
+
+
+def promote(settings: Settings, comparison_id: str, arm: str | None = None, force: bool = False) -> PromotionResult:
+    """End a comparison for its winner: the challenger takes ``@champion``, or the champion keeps it.
+
+    Calling it again changes nothing, and finishes what a crash interrupted. Whoever serves the policy reads the alias anew
+    afterwards (``cluster.runtime.serving.refresh``).
+
+    Args:
+        settings: where the database and the registry are.
+        comparison_id: the comparison.
+        arm: arm that shall win; None: the one that the verdict names.
+        force: decide without a verdict, or against it; ``arm`` None then means the verdict's winner, else the challenger.
+
+    Raises:
+        StoreError: there is no verdict, it names another arm, or the comparison ended otherwise.
+        BundleError: the winner's stored bundle is not what was registered.
+    """
+    with closing(open_database(settings)) as db:
+        comparison = get_comparison(db, comparison_id)
+        if comparison.status == "running":
+            comparison = _decide(settings, db, comparison, arm, force)
+        elif comparison.status == "stopped":
+            raise StoreError(f"comparison {comparison_id} was stopped without a winner; start a new one with `gaitway ab start`")
+        result = _result(db, comparison)
+        if arm is not None and arm != result.arm:
+            raise StoreError(f"comparison {comparison_id} has already ended for {result.arm}; {arm} can win a new one")
+        _apply(settings, db, comparison, result.version)
+        return _result(db, get_comparison(db, comparison_id))
+
+
+def stop(settings: Settings, comparison_id: str) -> Comparison:
+    """End a comparison without a winner; ``@champion`` stays where it is. Stopping it again changes nothing."""
+    with closing(open_database(settings)) as db:
+        return close_comparison(db, comparison_id, "stopped", {"report": report(db, comparison_id).to_dict()})
+
+
+def finish_decisions(settings: Settings) -> list[Comparison]:
+    """Move the aliases of decisions that were written down and interrupted before they took effect, oldest first."""
+    finished = []
+    with closing(open_database(settings)) as db:
+        for comparison in reversed(list_comparisons(db)):
+            if comparison.status in ("promoted", "kept") and comparison.applied_at is None:
+                _apply(settings, db, comparison, _result(db, comparison).version)
+                finished.append(get_comparison(db, comparison.id))
+    return finished
+
+
+def _decide(settings: Settings, db: Database, comparison: Comparison, arm: str | None, force: bool) -> Comparison:
+    found = report(db, comparison.id)
+    if not force:
+        if found.winner is None:
+            raise StoreError(
+                f"comparison {comparison.id} is inconclusive: {found.reason}; let it run, or name an arm and force it with "
+                f"`gaitway ab promote {comparison.id} --arm ARM --force`"
+            )
+        if arm is not None and arm != found.winner:
+            raise StoreError(f"comparison {comparison.id}: the verdict is {found.decision}, not {arm}; --force overrules it")
+    winner = comparison.arm(arm or found.winner or comparison.arms[1].name)
+    # Before anything is written: the winner must be there and whole.
+    get_version(settings, comparison.policy, winner.version).load()
+    decision = {
+        "arm": winner.name,
+        "version": winner.version,
+        "forced": force and winner.name != found.winner,
+        "replaces": comparison.arms[0].version,
+        "report": found.to_dict(),
+    }
+    return close_comparison(db, comparison.id, "promoted" if winner == comparison.arms[1] else "kept", decision)
+
+
+def _apply(settings: Settings, db: Database, comparison: Comparison, version: str) -> None:
+    # An applied decision is never applied again: the alias may have moved on since.
+    if comparison.applied_at is None:
+        set_alias(settings, comparison.policy, CHAMPION_ALIAS, version)
+        mark_applied(db, comparison.id)
+
+
+def _result(db: Database, comparison: Comparison) -> PromotionResult:
+    decision = comparison.decision
+    if decision is None:
+        raise StoreError(f"comparison {comparison.id} ended as {comparison.status} without a recorded decision")
+    return PromotionResult(
+        comparison=comparison,
+        arm=str(decision["arm"]),
+        version=str(decision["version"]),
+        forced=bool(decision["forced"]),
+        report=report(db, comparison.id),
+    )
