@@ -1,0 +1,157 @@
+"""Comparisons, arms, episodes and outcomes as values, and the errors that speak of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from cluster.config import Config
+from cluster.errors import StoreError
+
+__all__ = [
+    "Arm",
+    "Comparison",
+    "CountedEpisode",
+    "EpisodeRow",
+    "History",
+    "NewComparison",
+    "Outcome",
+    "OutcomeConflictError",
+    "Status",
+    "UnknownComparisonError",
+    "UnknownEpisodeError",
+]
+
+Status = Literal["running", "promoted", "kept", "stopped"]
+ShortName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class UnknownComparisonError(StoreError):
+    """No comparison has this id."""
+
+
+class UnknownEpisodeError(StoreError):
+    """No episode with this id was assigned by this policy."""
+
+
+class OutcomeConflictError(StoreError):
+    """This episode already has a different outcome, or a different assignment."""
+
+
+class Arm(Config):
+    """One version's share of a comparison."""
+
+    name: ShortName = Field(description="champion or challenger")
+    version: ShortName = Field(description="registered version of the policy")
+    weight: float = Field(ge=0, description="share of the episodes, relative to the other arms'")
+
+
+class NewComparison(Config):
+    """What is asked for when a comparison starts. The first arm is the one in service, the second wants its place."""
+
+    policy: ShortName = Field(description="policy whose traffic is split")
+    arms: tuple[Arm, ...] = Field(min_length=2, max_length=2, description="the champion, then the challenger")
+    metric: ShortName = Field(description="name of the outcome's value, with its unit as suffix; more is better")
+    low: float = Field(description="lowest value the metric can take; anything below is clipped and counted")
+    high: float = Field(description="highest value the metric can take; anything above is clipped and counted")
+    alpha: float = Field(0.05, gt=0, lt=1, description="largest accepted probability of a wrong decision, however often one looks")
+    outcome_deadline_s: float = Field(300.0, gt=0, description="an outcome later than this after the start counts as missing, seconds")
+    salt: str = Field("", max_length=64, description="key of the assignment hash; empty: a random one")
+
+    @model_validator(mode="after")
+    def _check(self) -> NewComparison:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        if len({arm.name for arm in self.arms}) != len(self.arms):
+            raise ValueError("two arms have the same name")
+        if min(arm.weight for arm in self.arms) <= 0:
+            raise ValueError("every arm needs a weight above 0: an arm without episodes cannot be compared")
+        return self
+
+
+class Comparison(NewComparison):
+    """One comparison as stored."""
+
+    id: str = Field(description="its key")
+    status: Status = Field(description="running, or how it ended")
+    created_at: datetime = Field(description="when it began, UTC")
+    closed_at: datetime | None = Field(None, description="when it ended, UTC")
+    applied_at: datetime | None = Field(None, description="when the registry's alias followed the decision, UTC")
+    decision: dict[str, Any] | None = Field(None, description="what the decision rested on")
+    episode_count: int = Field(0, description="episodes assigned so far")
+
+    def arm(self, name: str) -> Arm:
+        """An arm by name. Raises ``StoreError`` when there is none."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise StoreError(f"comparison {self.id} has no arm {name!r}; it has {', '.join(arm.name for arm in self.arms)}")
+
+
+class EpisodeRow(Config):
+    """One assigned episode."""
+
+    policy: ShortName = Field(description="policy that it called")
+    episode_id: ShortName = Field(description="its key within the policy")
+    version: ShortName = Field(description="version that drives it from its first step to its last")
+    comparison_id: str | None = Field(None, description="comparison that assigned it; None: no comparison was running")
+    arm: str | None = Field(None, description="arm within the comparison")
+    propensity: float = Field(1.0, gt=0, le=1, description="probability with which this arm was drawn")
+    robot_id: str | None = Field(None, max_length=128, description="robot that runs it, where it said so")
+    started_at: datetime = Field(default_factory=lambda: datetime.now(UTC), description="when it was assigned, UTC")
+
+    @model_validator(mode="after")
+    def _arm_and_comparison(self) -> EpisodeRow:
+        if (self.comparison_id is None) != (self.arm is None):
+            raise ValueError("comparison_id and arm are given together or not at all")
+        if self.arm is not None and self.propensity >= 1:
+            raise ValueError("an arm that is drawn with certainty is not compared with anything: its propensity must be below 1")
+        return self
+
+
+class Outcome(Config):
+    """How an episode ended."""
+
+    value: float = Field(description="the comparison's metric, in its own units")
+    fell: bool = Field(False, description="whether it ended in a fall")
+    steps: int = Field(0, ge=0, le=2**31 - 1, description="control steps")
+    duration_s: float = Field(0.0, ge=0, description="how long it took, seconds")
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=64, description="further figures by name")
+
+    def sha256(self) -> str:
+        """Equal for two outcomes exactly when they say the same."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class CountedEpisode:
+    """One episode that a verdict counts, in the order of assignment."""
+
+    episode_id: str
+    sequence: int
+    arm: str
+    version: str
+    propensity: float
+    robot_id: str | None
+    started_at: datetime
+    outcome: Outcome | None
+    """None: missing, given up at its deadline."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What a comparison has to show at one moment."""
+
+    episodes: list[CountedEpisode]
+    """The prefix of assigned episodes that have an outcome or are given up."""
+    in_flight: int
+    """Episodes without an outcome that may still bring one."""
+    waiting: int
+    """Outcomes that are here but stand behind an episode in flight."""
+    late: int
+    """Outcomes that came after their deadline."""
