@@ -1,0 +1,76 @@
+"""What should be served, from the registry's aliases and the database's running comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cluster.errors import UsageError
+from cluster.runtime.serve_config import ServedPolicyConfig
+from cluster.runtime.served import ServedArm, ServedComparison, ServedPolicy, ServedState, ServedVersion
+from cluster.settings import Settings
+
+if TYPE_CHECKING:
+    from cluster.store.comparisons import Comparison
+    from cluster.store.database import Database
+
+__all__ = ["desired_state"]
+
+
+def desired_state(settings: Settings, policies: Sequence[ServedPolicyConfig], start_comparisons: bool = False) -> ServedState:
+    """What the registry and the database say should be served.
+
+    Args:
+        settings: where they are.
+        policies: which policies, each with its default version.
+        start_comparisons: start the comparison of a ``split`` whose policy has none running.
+
+    Raises:
+        StoreError: a version or alias is not registered.
+        BundleError: a registered bundle has changed.
+    """
+    from cluster.store.comparisons import active_comparison
+    from cluster.store.database import open_database
+
+    database = open_database(settings)
+    try:
+        served = {}
+        for policy in policies:
+            comparison = active_comparison(database, policy.policy)
+            if comparison is None and start_comparisons and policy.split is not None:
+                comparison = _start_comparison(settings, database, policy)
+            served[policy.policy] = _desired_policy(settings, policy, comparison)
+    finally:
+        database.close()
+    # A server's URL may hold a password, and Serve shows user_config to whoever may look: nodes have it in their environment.
+    url = None if settings.database_url else settings.gaitway_database_url
+    return ServedState(policies=served, database_url=url)
+
+
+def _start_comparison(settings: Settings, database: Database, policy: ServedPolicyConfig) -> Comparison:
+    from cluster.store.comparisons import Arm, NewComparison, create_comparison
+    from cluster.store.registry import get_version
+
+    split = policy.split
+    assert split is not None
+    versions = {alias: str(get_version(settings, policy.policy, alias).version) for alias in split.arms}
+    if len(set(versions.values())) < len(versions):
+        raise UsageError(f"policy {policy.policy}: the arms {', '.join(versions)} are one version ({versions}); a split needs two")
+    arms = tuple(Arm(name=alias.removeprefix("@"), version=versions[alias], weight=weight) for alias, weight in split.arms.items())
+    new = NewComparison(policy=policy.policy, arms=arms, **split.model_dump(exclude={"arms"}))
+    return create_comparison(database, new)
+
+
+def _desired_policy(settings: Settings, policy: ServedPolicyConfig, comparison: Comparison | None) -> ServedPolicy:
+    from cluster.store.registry import get_version
+
+    default = get_version(settings, policy.policy, policy.default)
+    found = {str(default.version): default}
+    for arm in comparison.arms if comparison else ():
+        found.setdefault(arm.version, get_version(settings, policy.policy, arm.version))
+    versions = {number: ServedVersion(bundle=item.path, digest=item.load().digest) for number, item in found.items()}
+    split = None
+    if comparison is not None:
+        arms = tuple(ServedArm(name=arm.name, version=arm.version, weight=arm.weight) for arm in comparison.arms)
+        split = ServedComparison(id=comparison.id, salt=comparison.salt, arms=arms)
+    return ServedPolicy(versions=versions, default_version=str(default.version), comparison=split)

@@ -1,0 +1,64 @@
+"""``configs/serve/*.yaml``: what is served, how traffic is split, and on how many replicas."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cluster.config import Config
+
+__all__ = ["ServeConfig", "ServedPolicyConfig", "SplitConfig"]
+
+
+class SplitConfig(Config):
+    """The comparison to start when the policy has none running; one that runs already is continued as it is."""
+
+    arms: dict[str, float] = Field(
+        description="alias -> share of the episodes; the first is the version in service, the second wants its place"
+    )
+    metric: str = Field(description="value of an episode's outcome that is compared, with its unit as suffix; more is better")
+    low: float = Field(description="lowest value that the metric can take")
+    high: float = Field(description="highest value that the metric can take")
+    alpha: float = Field(0.05, gt=0, lt=1, description="largest accepted probability of a wrong promotion")
+    outcome_deadline_s: float = Field(
+        300.0, gt=0, description="an outcome later than this after its episode began counts as missing, seconds"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitConfig:
+        if len(self.arms) != 2 or min(self.arms.values(), default=0.0) <= 0:
+            raise ValueError(f"arms {self.arms}: give two aliases, each with a share above 0")
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+
+class ServedPolicyConfig(Config):
+    """One policy behind the endpoint."""
+
+    policy: str = Field("pidog-run", description="policy name in the registry")
+    default: str = Field("champion", description="alias or number of the version that serves episodes outside a comparison")
+    split: SplitConfig | None = Field(None, description="comparison to start; None: start none")
+
+
+class ServeConfig(Config):
+    """The endpoint. Where it listens is ``GAITWAY_HTTP_HOST`` and ``GAITWAY_HTTP_PORT``."""
+
+    policies: tuple[ServedPolicyConfig, ...] = Field((ServedPolicyConfig(),), min_length=1, description="what is served")
+    num_replicas: int = Field(1, ge=1, le=256, description="replicas; each holds every live version")
+    cpus_per_replica: float = Field(0.0, ge=0, description="CPUs reserved for each; 0: start also while training holds all of them")
+    max_ongoing_requests: int = Field(256, ge=1, description="requests under way in one replica before others wait")
+    max_body_bytes: int = Field(1 << 16, ge=1 << 10, description="largest request body accepted")
+    haproxy: Literal["auto", "on", "off"] = Field(
+        "auto", description="HAProxy in front, or Serve's own proxy; auto: HAProxy where it is installed"
+    )
+    proxies: Literal["HeadOnly", "EveryNode"] = Field("HeadOnly", description="nodes that accept requests; EveryNode: each with a replica")
+    start_timeout_s: float = Field(90.0, gt=0, description="longest wait until the endpoint answers, seconds")
+
+    @model_validator(mode="after")
+    def _different_policies(self) -> ServeConfig:
+        names = [policy.policy for policy in self.policies]
+        if len(set(names)) != len(names):
+            raise ValueError(f"policies {names}: each may stand once")
+        return self
