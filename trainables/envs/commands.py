@@ -78,7 +78,8 @@ class GaitCommands:
         index = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.names) - 1)
         phase = rng.random()
         self.index[env] = index
-        self.phase[env] = phase if self._random_phase else 0.0
+        # A held posture has no cycle: a random phase would only be one more input for a policy to learn to ignore.
+        self.phase[env] = phase if self._random_phase and self._phase_step_of[index] > 0 else 0.0
         self._phase_step[env] = self._phase_step_of[index]
         self.forward_velocity_m_s[env] = self._velocity_of[index]
         self.posture[env] = self._posture_of[index]
