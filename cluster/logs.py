@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TextIO
 
@@ -29,11 +29,16 @@ def captured_output(log: Path) -> Iterator[None]:
     try:
         os.dup2(file, 1)
         os.dup2(file, 2)
-        yield
+        # Where sys.stdout is not descriptor 1 (a notebook, pytest), it has to be led there too. A logging handler may keep these
+        # streams for ever, so they are never closed and follow whatever the descriptors are.
+        with redirect_stdout(_stream(1)), redirect_stderr(_stream(2)):
+            yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os.dup2(saved[0], 1)
         os.dup2(saved[1], 2)
         for descriptor in (*saved, file):
             os.close(descriptor)
+
+
+def _stream(descriptor: int) -> TextIO:
+    return open(descriptor, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)

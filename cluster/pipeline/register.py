@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from cluster.config import Config as BaseConfig
+from cluster.errors import UsageError
 from cluster.stage import StageContext, stage_main
 
 __all__ = ["Config", "run", "still_valid"]
@@ -28,22 +29,19 @@ class Config(BaseConfig):
 
 def run(config: Config, context: StageContext) -> dict[str, Any]:
     """Register every bundle that an alias names, then set the aliases. Returns versions and digests by bundle name."""
-    from cluster.bundle import Bundle
-    from cluster.store.registry import list_versions, register_bundle, set_alias
+    from cluster.store.registry import get_version, register_bundle, set_alias
 
     folders = config.bundles or {name: Path(path) for name, path in context.result("export", "bundles").items()}
     names = list(dict.fromkeys(config.aliases.values()))
+    if missing := [name for name in names if name not in folders]:
+        raise UsageError(f"aliases: there is no exported bundle {missing[0]!r}; exported: {', '.join(folders)}")
     versions: dict[str, int] = {}
     digests: dict[str, str] = {}
     with context.progress.task("register", total=len(names), unit="bundles") as task:
         for count, name in enumerate(names, start=1):
-            bundle = Bundle.load(folders[name])
-            known = {item.digest: item.version for item in list_versions(context.settings, config.policy)}
-            if bundle.digest not in known:
-                tags = {"source": name, "run_folder": str(context.folder)}
-                run_id = bundle.contract.provenance.run_id or None
-                known[bundle.digest] = register_bundle(context.settings, config.policy, bundle.path, run_id=run_id, tags=tags)
-            versions[name], digests[name] = known[bundle.digest], bundle.digest
+            tags = {"source": name, "run_folder": str(context.folder)}
+            versions[name] = register_bundle(context.settings, config.policy, folders[name], tags=tags)
+            digests[name] = get_version(context.settings, config.policy, versions[name]).digest
             task.update(count)
         for alias, name in config.aliases.items():
             set_alias(context.settings, config.policy, alias, versions[name])
@@ -57,7 +55,10 @@ def still_valid(config: Config, context: StageContext, result: dict[str, Any]) -
     from cluster.store.registry import get_version
 
     try:
-        return all(get_version(context.settings, config.policy, str(result["versions"][name])).digest == digest for name, digest in result["digests"].items())
+        return all(
+            get_version(context.settings, config.policy, str(result["versions"][name])).digest == digest
+            for name, digest in result["digests"].items()
+        )
     except GaitwayError:
         return False
 

@@ -1,0 +1,170 @@
+"""``gaitway ab start | ls | status | report | promote | stop``: live comparisons."""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import closing
+from typing import Annotated, Any
+
+import typer
+
+from cluster.cli.output import JsonOption, print_json, print_table, say
+from cluster.errors import UsageError
+from cluster.settings import Settings
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Compare two versions on live traffic and promote the winner.", no_args_is_help=True)
+
+ComparisonArgument = Annotated[str | None, typer.Argument(help="comparison; default: the latest", show_default=False)]
+
+
+@app.command()
+def start(
+    policy: Annotated[str, typer.Option(help="policy whose traffic is split")] = "pidog-run",
+    champion: Annotated[str, typer.Option(help="version or alias in service")] = "champion",
+    challenger: Annotated[str, typer.Option(help="version or alias that wants its place")] = "challenger",
+    share: Annotated[float, typer.Option(min=0.01, max=0.99, help="share of the episodes that the challenger gets")] = 0.1,
+    metric: Annotated[str, typer.Option(help="outcome value that is compared; more is better")] = "forward_velocity_m_s",
+    low: Annotated[float, typer.Option(help="lowest value that the metric can take")] = -0.5,
+    high: Annotated[float, typer.Option(help="highest value that the metric can take")] = 0.5,
+    alpha: Annotated[float, typer.Option(help="largest accepted probability of a wrong promotion")] = 0.05,
+    json_: JsonOption = False,
+) -> None:
+    """Start a comparison; a running endpoint splits new episodes at once."""
+    from cluster.config import parse_config
+    from cluster.store.comparisons import NewComparison, create_comparison
+    from cluster.store.database import open_database
+    from cluster.store.registry import get_version
+
+    settings = Settings.from_environment()
+    versions = [str(get_version(settings, policy, alias).version) for alias in (champion, challenger)]
+    if versions[0] == versions[1]:
+        raise UsageError(f"{champion} and {challenger} are both version {versions[0]} of {policy}; give two different ones")
+    arms = [
+        {"name": "champion", "version": versions[0], "weight": 1.0 - share},
+        {"name": "challenger", "version": versions[1], "weight": share},
+    ]
+    values = {"policy": policy, "arms": arms, "metric": metric, "low": low, "high": high, "alpha": alpha}
+    with closing(open_database(settings)) as db:
+        comparison = create_comparison(db, parse_config(values, NewComparison, source="ab start"))
+    _refresh(settings)
+    if json_:
+        print_json(comparison.model_dump(mode="json"))
+        return
+    typer.echo(comparison.id)
+    say("follow it with: gaitway ab report")
+
+
+@app.command("ls")
+def list_(policy: Annotated[str | None, typer.Argument(help="policy; default: all")] = None, json_: JsonOption = False) -> None:
+    """List comparisons, newest first."""
+    from cluster.store.comparisons import list_comparisons
+    from cluster.store.database import open_database
+
+    with closing(open_database(Settings.from_environment())) as db:
+        found = list_comparisons(db, policy)
+    if json_:
+        print_json([item.model_dump(mode="json") for item in found])
+        return
+    rows = [
+        [
+            item.id,
+            item.policy,
+            " / ".join(f"{arm.name} v{arm.version}" for arm in item.arms),
+            item.status,
+            item.episode_count,
+            f"{item.created_at:%Y-%m-%d %H:%M}",
+        ]
+        for item in found
+    ]
+    print_table(
+        ["comparison", "policy", "arms", "status", "episodes", "started (UTC)"],
+        rows,
+        "no comparison yet; start one with `gaitway ab start`",
+    )
+
+
+@app.command()
+def report(comparison: ComparisonArgument = None, json_: JsonOption = False) -> None:
+    """Arms, episodes, means, intervals, e-values and the decision."""
+    from cluster.store.database import open_database
+
+    settings = Settings.from_environment()
+    with closing(open_database(settings)) as db:
+        found: Any = importlib.import_module("serve_apps.comparison.report").report(db, _id(db, comparison))
+    if json_:
+        print_json(found.to_dict())
+    else:
+        typer.echo(found.to_text())
+
+
+@app.command()
+def status(comparison: ComparisonArgument = None, json_: JsonOption = False) -> None:
+    """One line: the decision so far."""
+    from cluster.store.database import open_database
+
+    with closing(open_database(Settings.from_environment())) as db:
+        found: Any = importlib.import_module("serve_apps.comparison.report").report(db, _id(db, comparison))
+    if json_:
+        print_json({key: found.to_dict()[key] for key in ("comparison_id", "status", "decision", "episodes", "reason")})
+    else:
+        typer.echo(f"{found.comparison_id}  {found.status}  {found.decision}  {found.episodes} episodes: {found.reason}")
+
+
+@app.command()
+def promote(
+    comparison: ComparisonArgument = None,
+    arm: Annotated[str | None, typer.Option(help="arm that shall win; default: the verdict's")] = None,
+    force: Annotated[bool, typer.Option("--force", help="decide without a verdict, or against it")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """End a comparison for its winner: @champion moves there, and the endpoint follows."""
+    from cluster.store.database import open_database
+
+    settings = Settings.from_environment()
+    with closing(open_database(settings)) as db:
+        comparison_id = _id(db, comparison)
+    result: Any = importlib.import_module("serve_apps.comparison.promotion").promote(settings, comparison_id, arm, force)
+    _refresh(settings)
+    if json_:
+        print_json({"comparison_id": comparison_id, "arm": result.arm, "version": result.version, "forced": result.forced})
+    else:
+        typer.echo(f"@champion = models:/{result.comparison.policy}/{result.version} ({result.arm})")
+
+
+@app.command()
+def stop(comparison: ComparisonArgument = None, json_: JsonOption = False) -> None:
+    """End a comparison without a winner; @champion stays and gets all traffic."""
+    from cluster.store.database import open_database
+
+    settings = Settings.from_environment()
+    with closing(open_database(settings)) as db:
+        comparison_id = _id(db, comparison)
+    closed: Any = importlib.import_module("serve_apps.comparison.promotion").stop(settings, comparison_id)
+    _refresh(settings)
+    if json_:
+        print_json(closed.model_dump(mode="json"))
+    else:
+        typer.echo(f"{closed.id} {closed.status}")
+
+
+def _id(db: Any, comparison: str | None) -> str:
+    from cluster.store.comparisons import list_comparisons
+
+    if comparison is not None:
+        return comparison
+    found = list_comparisons(db)
+    if not found:
+        raise UsageError("there is no comparison yet; start one with `gaitway ab start`, or name one")
+    return found[0].id
+
+
+def _refresh(settings: Settings) -> None:
+    """Make a running endpoint follow; without one the change takes effect when it comes up."""
+    from cluster.runtime.serving import refresh, serve_status
+
+    if serve_status(settings)["running"]:
+        refresh(settings)
+    else:
+        say("no endpoint is up; it will follow when it starts (gaitway serve up)")
