@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Config
 
@@ -55,6 +55,12 @@ class ServeConfig(Config):
     )
     proxies: Literal["HeadOnly", "EveryNode"] = Field("HeadOnly", description="nodes that accept requests; EveryNode: each with a replica")
     start_timeout_s: float = Field(90.0, gt=0, description="longest wait until the endpoint answers, seconds")
+
+    @field_validator("haproxy", mode="before")
+    @classmethod
+    def _yaml_truth(cls, value: object) -> object:
+        """YAML reads a bare ``on`` or ``off`` as true or false."""
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _different_policies(self) -> ServeConfig:
