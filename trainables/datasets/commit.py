@@ -1,0 +1,138 @@
+"""From shards to one LeRobot v3.0 folder that appears whole or not at all.
+
+Everything is written beside the target under a hidden name and moved into place with one rename; a process that dies before that
+leaves a hidden folder, which the next write to the same target removes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.datasets.digest import dataset_digest
+from trainables.datasets.errors import DatasetError
+from trainables.datasets.features import INDEX_FEATURES, to_arrow, with_index_features
+from trainables.datasets.layout import CHUNKS_SIZE, DATA_PATH, INFO_PATH
+from trainables.datasets.metadata import DatasetSpec, flush, huggingface_schema, index_columns, starts, write_metadata
+from trainables.datasets.shards import ShardEpisode
+
+__all__ = ["check_target", "clear_leftovers", "commit"]
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raise ``DatasetError`` unless ``path`` is free, or holds a dataset that may be replaced."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / INFO_PATH).is_file():
+        raise DatasetError(f"{path}: exists and is not a dataset; give another folder or remove it")
+    if not overwrite:
+        raise DatasetError(f"{path}: a dataset is there already; give another name or remove it")
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove what killed writes to ``path`` left beside it. One process at a time may write to one target."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        if leftover.name.startswith((f".{path.name}.partial-", f".{path.name}.replaced-", f".{path.name}.staging-")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def commit(path: Path, staging: Path, episodes: Sequence[ShardEpisode], spec: DatasetSpec, overwrite: bool = False) -> str:
+    """Number the episodes by their keys, write data files and metadata, and publish the folder. Returns the dataset's digest.
+
+    Raises:
+        DatasetError: there are no episodes, two have one key, or ``path`` is taken.
+    """
+    if not episodes:
+        raise DatasetError(f"{path}: there are no episodes to write")
+    ordered = sorted(episodes, key=lambda episode: episode.key)
+    for first, second in itertools.pairwise(ordered):
+        if first.key == second.key:
+            raise DatasetError(f"{path}: two episodes have the key {first.key!r}")
+    check_target(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.partial-{uuid.uuid4().hex}"
+    try:
+        tasks = list(dict.fromkeys(episode.task for episode in ordered))
+        places = _write_data(partial, staging, ordered, spec, tasks)
+        digest = dataset_digest(spec.fps, (episode.digest for episode in ordered))
+        write_metadata(partial, ordered, places, spec, tasks, digest)
+        _publish(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return digest
+
+
+class _DataFiles:
+    """Data files in sequence; the next begins when the current one is large enough."""
+
+    def __init__(self, folder: Path, schema: pa.Schema, limit_bytes: float) -> None:
+        self._folder, self._schema, self._limit_bytes = folder, schema, limit_bytes
+        self._number = -1
+        self._file: BinaryIO | None = None
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> tuple[int, int]:
+        """Append one episode as one row group. Returns (chunk, file) in which it is."""
+        if self._file is None or self._file.tell() >= self._limit_bytes:
+            self.close()
+            self._number += 1
+            chunk, place = divmod(self._number, CHUNKS_SIZE)
+            path = self._folder / DATA_PATH.format(chunk_index=chunk, file_index=place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb")
+            self._writer = pq.ParquetWriter(self._file, self._schema)
+        self._writer.write_table(table, row_group_size=len(table))
+        return divmod(self._number, CHUNKS_SIZE)
+
+    def close(self) -> None:
+        """Finish the current file and make it durable."""
+        if self._file is not None:
+            self._writer.close()
+            flush(self._file)
+            self._file.close()
+            self._file = self._writer = None
+
+
+def _write_data(
+    folder: Path, staging: Path, episodes: Sequence[ShardEpisode], spec: DatasetSpec, tasks: list[str]
+) -> list[tuple[int, int]]:
+    """Copy every episode into the data files, with its index columns. Returns (chunk, file) of each episode."""
+    features = with_index_features(spec.features)
+    schema = pa.schema([pa.field(feature.name, feature.arrow_type) for feature in features]).with_metadata(huggingface_schema(features))
+    integers = {feature.name: feature for feature in INDEX_FEATURES}
+    shards: dict[str, pq.ParquetFile] = {}
+    places: list[tuple[int, int]] = []
+    files = _DataFiles(folder, schema, spec.data_file_mb * 2**20)
+    try:
+        for index, (start, episode) in enumerate(starts(episodes)):
+            if episode.shard not in shards:
+                shards[episode.shard] = pq.ParquetFile(staging / episode.shard)
+            table = shards[episode.shard].read_row_group(episode.row_group)
+            for name, values in index_columns(index, start, episode.length, tasks.index(episode.task)).items():
+                table = table.append_column(name, to_arrow(values, integers[name]))
+            places.append(files.write(table.select(schema.names).cast(schema)))
+    finally:
+        files.close()
+        for shard in shards.values():
+            shard.close()
+    return places
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """The one moment at which the dataset appears."""
+    if path.exists():
+        replaced = path.parent / f".{path.name}.replaced-{uuid.uuid4().hex}"
+        os.rename(path, replaced)
+        os.rename(partial, path)
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        os.rename(partial, path)

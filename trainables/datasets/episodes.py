@@ -1,0 +1,70 @@
+"""Episodes on their way into a dataset: one row of an Arrow table is one whole episode, so Ray Data can never cut one in two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from trainables.datasets.errors import DatasetError
+from trainables.datasets.features import Feature, to_arrow, to_numpy
+
+__all__ = ["Episode", "episodes_to_table", "table_to_episodes"]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recorded attempt."""
+
+    key: str
+    """Its place among the others: episodes are numbered in the order of their keys, however they arrive."""
+    task: str
+    """What was attempted; LeRobot's task string."""
+    columns: Mapping[str, np.ndarray]
+    """Frames of each feature. Shape (frames, *feature.shape), or (frames,) for a scalar."""
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+        return len(next(iter(self.columns.values())))
+
+    def check(self, features: Sequence[Feature]) -> None:
+        """Raise ``DatasetError`` unless each feature is there in its shape, equally long, and finite."""
+        for feature in features:
+            if feature.name not in self.columns:
+                raise DatasetError(f"episode {self.key}: the column {feature.name!r} is missing (columns: {', '.join(self.columns)})")
+            values = np.asarray(self.columns[feature.name])
+            wanted = (self.length,) if feature.shape == (1,) else (self.length, *feature.shape)
+            if values.shape != wanted:
+                raise DatasetError(f"episode {self.key}: {feature.name} has shape {values.shape}, {wanted} is wanted")
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                frame = int(np.argwhere(~np.isfinite(values))[0][0])
+                raise DatasetError(f"episode {self.key}: {feature.name} of frame {frame} holds NaN or infinity")
+        if self.length < 1:
+            raise DatasetError(f"episode {self.key}: has no frames")
+
+
+def episodes_to_table(episodes: Sequence[Episode], features: Sequence[Feature]) -> pa.Table:
+    """One row per episode: ``key``, ``task`` and a list of frames for each feature."""
+    columns: dict[str, pa.Array] = {
+        "key": pa.array([episode.key for episode in episodes], pa.string()),
+        "task": pa.array([episode.task for episode in episodes], pa.string()),
+    }
+    offsets = pa.array(np.concatenate([[0], np.cumsum([episode.length for episode in episodes])]), pa.int32())
+    for feature in features:
+        frames = to_arrow(np.concatenate([episode.columns[feature.name] for episode in episodes]), feature)
+        columns[feature.name] = pa.ListArray.from_arrays(offsets, frames)
+    return pa.table(columns)
+
+
+def table_to_episodes(table: pa.Table, features: Sequence[Feature]) -> Iterator[Episode]:
+    """The reverse."""
+    missing = [name for name in ("key", "task", *(feature.name for feature in features)) if name not in table.column_names]
+    if missing:
+        raise DatasetError(f"rows for a dataset must have the columns {', '.join(missing)} (they have: {', '.join(table.column_names)})")
+    for row in range(len(table)):
+        # One row's chunk, sliced: flattening it gives that episode's frames without a copy.
+        frames = {feature.name: to_numpy(table[feature.name].slice(row, 1).combine_chunks().flatten(), feature) for feature in features}
+        yield Episode(table["key"][row].as_py(), table["task"][row].as_py(), frames)

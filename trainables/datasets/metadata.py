@@ -1,0 +1,155 @@
+"""The metadata of a LeRobot v3.0 folder: info, statistics, tasks, episodes, and our own provenance beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.datasets.errors import DatasetError
+from trainables.datasets.features import Feature, with_index_features
+from trainables.datasets.layout import CHUNKS_SIZE, DATA_PATH, EPISODES_PATH, GAITWAY_PATH, INFO_PATH, STATS_PATH, TASKS_PATH, VERSION
+from trainables.datasets.shards import ShardEpisode
+from trainables.datasets.split import split_episodes
+from trainables.datasets.statistics import Statistics
+
+__all__ = ["DatasetSpec", "flush", "huggingface_schema", "index_columns", "starts", "write_metadata"]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a dataset is, before it has episodes."""
+
+    fps: int
+    features: tuple[Feature, ...]
+    """The dataset's own features; index columns are added."""
+    robot_type: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Goes into ``meta/gaitway.json``: task, task_config, robot, lineage, ..."""
+    validation_fraction: float = 0.0
+    seed: int = 0
+    """Of the split."""
+    data_file_mb: float = 100.0
+    """Size at which the next data file begins."""
+
+    def __post_init__(self) -> None:
+        if self.fps != int(self.fps) or self.fps < 1:
+            raise DatasetError(f"a LeRobot dataset has a whole number of frames a second, given {self.fps}")
+        if not 0 <= self.validation_fraction < 1:
+            raise DatasetError(f"validation_fraction is {self.validation_fraction}; allowed: 0 up to 1")
+        with_index_features(self.features)
+
+
+def write_metadata(
+    folder: Path, episodes: Sequence[ShardEpisode], places: Sequence[tuple[int, int]], spec: DatasetSpec, tasks: list[str], digest: str
+) -> None:
+    """Write everything under ``meta/``.
+
+    Args:
+        folder: the dataset folder in the making; its data files are written already.
+        episodes: in episode order.
+        places: (chunk, file) of each episode's data.
+        spec: what the dataset is.
+        tasks: task strings by task index.
+        digest: of the values.
+    """
+    features = with_index_features(spec.features)
+    rows, statistics = [], []
+    for index, (start, episode) in enumerate(starts(episodes)):
+        derived = index_columns(index, start, episode.length, tasks.index(episode.task))
+        own = episode.statistics | {name: Statistics.of(values) for name, values in derived.items()}
+        statistics.append(own)
+        rows.append(
+            {
+                "episode_index": index,
+                "tasks": [episode.task],
+                "length": episode.length,
+                "data/chunk_index": places[index][0],
+                "data/file_index": places[index][1],
+                "dataset_from_index": start,
+                "dataset_to_index": start + episode.length,
+                **{f"stats/{feature.name}/{key}": value for feature in features for key, value in own[feature.name].to_json().items()},
+                "meta/episodes/chunk_index": 0,
+                "meta/episodes/file_index": 0,
+            }
+        )
+    total = {feature.name: Statistics.combined([own[feature.name] for own in statistics]).to_json() for feature in features}
+    info = {
+        "codebase_version": VERSION,
+        "robot_type": spec.robot_type,
+        "total_episodes": len(episodes),
+        "total_frames": sum(episode.length for episode in episodes),
+        "total_tasks": len(tasks),
+        "chunks_size": CHUNKS_SIZE,
+        "data_files_size_in_mb": max(1, round(spec.data_file_mb)),
+        "video_files_size_in_mb": 200,
+        "fps": int(spec.fps),
+        "splits": {"train": f"0:{len(episodes)}"},
+        "data_path": DATA_PATH,
+        "video_path": None,
+        "features": {feature.name: feature.to_json() for feature in features},
+    }
+    split = split_episodes([episode.task for episode in episodes], spec.validation_fraction, spec.seed)
+    gaitway = {
+        "schema_version": 1,
+        "digest": digest,
+        "split": split,
+        "validation_fraction": spec.validation_fraction,
+        "split_seed": spec.seed,
+        **spec.provenance,
+    }
+    episodes_path = folder / EPISODES_PATH.format(chunk_index=0, file_index=0)
+    episodes_path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), episodes_path)
+    # LeRobot reads this one with pandas and looks tasks up by its index.
+    pd.DataFrame({"task_index": range(len(tasks))}, index=pd.Index(tasks, name="task")).to_parquet(folder / TASKS_PATH)
+    for name, content in ((INFO_PATH, info), (STATS_PATH, total), (GAITWAY_PATH, gaitway)):
+        with (folder / name).open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=4)
+            file.write("\n")
+            flush(file)
+
+
+def index_columns(episode: int, start: int, length: int, task: int) -> dict[str, np.ndarray]:
+    """The columns that follow from where an episode stands. ``start`` is its first frame's place in the dataset."""
+    frame = np.arange(length)
+    return {
+        "frame_index": frame,
+        "episode_index": np.full(length, episode),
+        "index": start + frame,
+        "task_index": np.full(length, task),
+    }
+
+
+def starts(episodes: Sequence[ShardEpisode]) -> Iterator[tuple[int, ShardEpisode]]:
+    """Each episode with its first frame's place in the dataset."""
+    start = 0
+    for episode in episodes:
+        yield start, episode
+        start += episode.length
+
+
+def huggingface_schema(features: Sequence[Feature]) -> dict[bytes, bytes]:
+    """The schema metadata by which Hugging Face's ``datasets`` knows the column types."""
+    described: dict[str, Any] = {}
+    for feature in features:
+        entry: dict[str, Any] = {"dtype": feature.dtype, "_type": "Value"}
+        if feature.shape != (1,):
+            for length in reversed(feature.shape):
+                entry = {"feature": entry, "length": length, "_type": "List"}
+        described[feature.name] = entry
+    return {b"huggingface": json.dumps({"info": {"features": described}}).encode()}
+
+
+def flush(file: IO[Any]) -> None:
+    """Make what was written durable before the folder is published."""
+    file.flush()
+    os.fsync(file.fileno())

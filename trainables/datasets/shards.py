@@ -1,0 +1,84 @@
+"""Shards: what one write task leaves in the staging folder, one row group an episode, and what it reports about them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.datasets.digest import episode_digest
+from trainables.datasets.episodes import Episode
+from trainables.datasets.errors import DatasetError
+from trainables.datasets.features import INDEX_FEATURES, Feature, to_arrow
+from trainables.datasets.statistics import Statistics
+
+__all__ = ["ShardEpisode", "count_staged_episodes", "write_shard"]
+
+
+@dataclass(frozen=True)
+class ShardEpisode:
+    """Where one episode waits, and all that the metadata say of it."""
+
+    shard: str
+    row_group: int
+    key: str
+    task: str
+    length: int
+    digest: str
+    statistics: dict[str, Statistics]
+
+
+def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Feature], fps: int) -> list[ShardEpisode]:
+    """Write whole episodes to one new file in ``folder`` under a name that no other task uses.
+
+    Args:
+        folder: the staging folder; must be visible to this process and to the one that commits.
+        episodes: episodes with every one of ``features``; ``timestamp`` is filled in where it is absent.
+        features: the dataset's own features and ``timestamp``.
+        fps: frames a second.
+
+    Raises:
+        DatasetError: an episode does not fit the features.
+    """
+    features = [feature for feature in features if feature.name == "timestamp" or feature not in INDEX_FEATURES]
+    schema = pa.schema([pa.field(feature.name, feature.arrow_type) for feature in features])
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{uuid.uuid4().hex}.parquet"
+    written: list[ShardEpisode] = []
+    try:
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for row_group, episode in enumerate(episodes):
+                columns = dict(episode.columns)
+                if "timestamp" not in columns:
+                    columns["timestamp"] = (np.arange(episode.length) / fps).astype(np.float32)
+                complete = Episode(episode.key, episode.task, columns)
+                complete.check(features)
+                # The stored element types, so that the digest is of what a reader will see.
+                columns = {feature.name: np.asarray(columns[feature.name], dtype=feature.dtype) for feature in features}
+                table = pa.table([to_arrow(columns[feature.name], feature) for feature in features], schema=schema)
+                writer.write_table(table, row_group_size=len(table))
+                statistics = {feature.name: Statistics.of(columns[feature.name]) for feature in features}
+                written.append(
+                    ShardEpisode(
+                        "", row_group, episode.key, episode.task, episode.length, episode_digest(episode.task, columns), statistics
+                    )
+                )
+        # The number of episodes is in the name, so that whoever watches the folder can count them.
+        name = f"shard-{uuid.uuid4().hex}-{len(written)}.parquet"
+        temporary.rename(folder / name)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return [replace(part, shard=name) for part in written]
+
+
+def count_staged_episodes(folder: Path) -> int:
+    """Episodes in the finished shards of a staging folder, for progress."""
+    try:
+        return sum(int(path.stem.rsplit("-", 1)[1]) for path in folder.glob("shard-*.parquet"))
+    except (OSError, ValueError, IndexError) as error:
+        raise DatasetError(f"{folder}: cannot be counted: {error}") from None
