@@ -142,7 +142,7 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            if error.connection_invalidated or type(error).__name__ in ("OperationalError", "InterfaceError"):
+            if error.connection_invalidated or type(error).__name__ in ("OperationalError", "InterfaceError", "DatabaseError"):
                 raise StoreError(f"database {self.name}: {_first_line(error.orig)}; {self._advice()}") from None
             raise
         except SQLAlchemyError as error:
@@ -152,7 +152,7 @@ class Database:
 
     def _advice(self) -> str:
         if self.is_sqlite:
-            return "check that the file and its folder are writable and the disk is not full"
+            return "check that it is our file, that its folder is writable and that the disk is not full"
         return "check GAITWAY_DATABASE_URL and that the server runs"
 
 
