@@ -28,7 +28,7 @@ class ServedArm(Config):
 
     name: str = Field(description="arm, such as champion")
     version: str = Field(description="version that it serves")
-    weight: float = Field(ge=0, description="share of new episodes, relative to the other arms")
+    weight: float = Field(gt=0, description="share of new episodes, relative to the other arms")
 
 
 class ServedComparison(Config):

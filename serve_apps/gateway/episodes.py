@@ -7,6 +7,7 @@ once when an episode begins and once when it ends, each time in a thread of its 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,12 +40,32 @@ class Ledger:
     def __init__(self, url: str) -> None:
         self.database = Database(url)
         # SQLite writes one at a time; more threads would only wait for its lock.
-        self._threads = ThreadPoolExecutor(1 if self.database.is_sqlite else 8, thread_name_prefix="ledger")
+        self._writers = ThreadPoolExecutor(1 if self.database.is_sqlite else 8, thread_name_prefix="ledger-write")
+        # A report over many episodes must not stand before an outcome.
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="ledger-read")
 
-    async def call(self, function: Callable[..., ResultT], *arguments: object, **keywords: object) -> ResultT:
+    async def read(self, function: Callable[..., ResultT], *arguments: object) -> ResultT:
         """Run ``function(database, ...)`` in a thread. Raises ``RequestProblemError`` for what the store refuses."""
+        return await self._call(self._readers, function, *arguments)
+
+    async def begin(self, row: EpisodeRow) -> EpisodeRow:
+        """Record an episode, or find how it was recorded before."""
+        return await self._call(self._writers, record_episode, row)
+
+    async def end(self, policy: str, episode_id: str, outcome: Outcome) -> bool:
+        """Store an outcome durably; True when it is new, False when it repeats the stored one."""
+        return await self._call(self._writers, record_outcome, episode_id, outcome, policy=policy)
+
+    def close(self) -> None:
+        """Give the threads and connections back."""
+        self._writers.shutdown(wait=False)
+        self._readers.shutdown(wait=False)
+        self.database.close()
+
+    async def _call(self, threads: ThreadPoolExecutor, function: Callable[..., ResultT], *arguments: object, **keywords: object) -> ResultT:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(self.database, *arguments, **keywords))
+            work = functools.partial(function, self.database, *arguments, **keywords)
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
         except UnknownEpisodeError as error:
             raise RequestProblemError(404, "unknown-episode", str(error), "episode_id") from None
         except UnknownComparisonError as error:
@@ -53,19 +74,6 @@ class Ledger:
             raise RequestProblemError(409, "outcome-conflict", str(error)) from None
         except StoreError as error:
             raise RequestProblemError(503, "store-unavailable", str(error)) from None
-
-    async def begin(self, row: EpisodeRow) -> EpisodeRow:
-        """Record an episode, or find how it was recorded before."""
-        return await self.call(record_episode, row)
-
-    async def end(self, policy: str, episode_id: str, outcome: Outcome) -> bool:
-        """Store an outcome durably; True when it is new, False when it repeats the stored one."""
-        return await self.call(record_outcome, episode_id, outcome, policy=policy)
-
-    def close(self) -> None:
-        """Give the threads and connections back."""
-        self._threads.shutdown(wait=False)
-        self.database.close()
 
 
 class Episode:

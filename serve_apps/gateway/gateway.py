@@ -27,6 +27,7 @@ from cluster.errors import GaitwayError
 from cluster.runtime.served import ServedState
 from cluster.settings import Settings
 from cluster.store.comparisons import list_comparisons
+from cluster.store.database import Database
 from serve_apps.gateway.episodes import Episode, EpisodeTable, Ledger
 from serve_apps.gateway.problems import JsonResponse, RequestProblemError, problem_response
 from serve_apps.gateway.requests import ActRequest, ObservationReader, parse_object, read_body, read_outcome, read_state
@@ -167,15 +168,12 @@ class Gateway:
         return JsonResponse(_summary(policy) | fields)
 
     async def _list_comparisons(self, _request: Request) -> Response:
-        found = await self._open_ledger().call(list_comparisons)
+        found = await self._open_ledger().read(list_comparisons)
         # The salt stays here: who knows it can choose episode names that fall to the arm of his liking.
         return JsonResponse({"comparisons": [comparison.model_dump(mode="json", exclude={"salt"}) for comparison in found]})
 
     async def _report(self, request: Request) -> Response:
-        from serve_apps.comparison.report import report
-
-        found = await self._open_ledger().call(report, request.path_params["comparison_id"])
-        return JsonResponse(found.model_dump(mode="json"))
+        return JsonResponse(await self._open_ledger().read(_report_of, request.path_params["comparison_id"]))
 
     async def _live(self, _request: Request) -> Response:
         return JsonResponse({"live": True})
@@ -198,6 +196,13 @@ class Gateway:
         if self._ledger is None:
             raise RequestProblemError(503, "not-ready", "the policies are not loaded yet; try again")
         return self._ledger
+
+
+def _report_of(database: Database, comparison_id: str) -> dict[str, Any]:
+    # Imported by the first reader, in its thread: a replica that only acts never pays for the statistics.
+    from serve_apps.comparison.report import report
+
+    return report(database, comparison_id).to_dict()
 
 
 def _incoming_state(

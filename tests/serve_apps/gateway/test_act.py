@@ -49,10 +49,9 @@ async def test_flat_and_named_observations_are_the_same(site: Any) -> None:
 async def test_an_episode_keeps_its_arm_when_weights_change_and_after_a_restart(site: Any) -> None:
     episode_id = episode_of(site, "challenger")
     await site.act({"episode_id": episode_id, "observation": FLAT})
-    everything_to_champion = site.comparison.model_copy(
-        update={"arms": tuple(arm.model_copy(update={"weight": float(arm.name == "champion")}) for arm in site.comparison.arms)}
-    )
-    await site.serve(comparison=everything_to_champion)
+    weights = {"champion": 1e6, "challenger": 1e-6}
+    arms = tuple(arm.model_copy(update={"weight": weights[arm.name]}) for arm in site.comparison.arms)
+    await site.serve(comparison=site.comparison.model_copy(update={"arms": arms}))
     assert site.gateway._set.policies["pidog-run"].assign(episode_id).arm == "champion"
     assert (await site.act({"episode_id": episode_id, "observation": FLAT})).json()["arm"] == "challenger"
     site.gateway._episodes._episodes.clear()  # what a restart forgets
