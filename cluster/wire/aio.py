@@ -32,6 +32,8 @@ class AsyncPolicyClient:
         self._requests = RequestWriter(url, policy, robot_id, token)
         self._timeout_s, self._retry_s = timeout_s, retry_s
         self._memory = EpisodeMemory()
+        self.retries = 0
+        """Attempts beyond the first of all calls so far."""
         self._connection: _Connection | None = None
 
     async def act(self, observation: Observation, episode_id: str) -> ActReply:
@@ -84,6 +86,7 @@ class AsyncPolicyClient:
                 delay_s = retries.next_delay_s()
                 if delay_s is None:
                     raise UnreachableError(f"{self._requests.endpoint}: no answer within {self._retry_s:g} s: {error}") from None
+                self.retries += 1
                 await asyncio.sleep(delay_s)
             except asyncio.CancelledError:
                 self.close()  # its answer may still come, and would be taken for the next one's

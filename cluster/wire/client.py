@@ -51,6 +51,8 @@ class PolicyClient:
         self._requests = RequestWriter(url, policy, robot_id, token)
         self._timeout_s, self._retry_s = timeout_s, retry_s
         self._memory = EpisodeMemory()
+        self.retries = 0
+        """Attempts beyond the first of all calls so far."""
         self._socket: socket.socket | None = None
         self._reader = ResponseReader()
 
@@ -131,6 +133,7 @@ class PolicyClient:
                 delay_s = retries.next_delay_s()
                 if delay_s is None:
                     raise UnreachableError(f"{self._requests.endpoint}: no answer within {self._retry_s:g} s: {error}") from None
+                self.retries += 1
                 time.sleep(delay_s)
 
     def _exchange(self, request: bytes) -> HttpResponse:
