@@ -1,0 +1,81 @@
+"""What one PPO run needs to know. Light: importing this brings neither torch nor Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.config import Config
+
+__all__ = ["EvaluationConfig", "PPOConfig"]
+
+
+class EvaluationConfig(Config):
+    """Deterministic episodes by which checkpoints are compared; the same seeds every time (common random numbers)."""
+
+    episodes: int = Field(16, ge=1, description="episodes per evaluation, one per parallel environment")
+    seed: int = Field(1_000_003, ge=0, description="seed of the evaluation environments")
+    max_steps: int = Field(2_000, ge=1, description="give up on an episode after this many control steps")
+    task_config: dict[str, Any] = Field(default_factory=dict, description="task settings of the evaluation; empty: those of training")
+
+
+class PPOConfig(Config):
+    """One PPO run (Schulman et al. 2017); defaults follow Andrychowicz et al. 2021 for continuous control."""
+
+    task: str = Field("pidog_run", description="task name, or gymnasium:ID for any Gymnasium environment with a Box action space")
+    task_config: dict[str, Any] = Field(default_factory=dict, description="settings of the task, checked by the task itself")
+    warm_start: Path | None = Field(None, description="policy checkpoint folder whose weights and statistics the actor starts from")
+    seed: int = Field(0, ge=0, description="seed of networks, sampling and environments")
+
+    total_env_steps: int = Field(200_000, ge=1, description="environment (control) steps to train for")
+    num_envs: int = Field(64, ge=1, description="parallel environments in each env runner")
+    num_env_runners: int = Field(0, ge=0, description="remote env runners; 0: sample in the trial's own process")
+    batch_size: int = Field(8_192, ge=2, description="environment steps per training iteration")
+    minibatch_size: int = Field(1_024, ge=1, description="rows per gradient step")
+    num_epochs: int = Field(4, ge=1, description="passes over each batch")
+    report_every_env_steps: int = Field(16_384, ge=1, description="environment steps between evaluations, reports and checkpoints")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how checkpoints are compared")
+
+    learning_rate: float = Field(3e-4, gt=0, description="Adam step size at the start")
+    final_learning_rate: float | None = Field(None, ge=0, description="Adam step size at total_env_steps, linear between; None: constant")
+    gamma: float = Field(0.99, gt=0, le=1, description="discount per control step")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
+    clip: float = Field(0.2, gt=0, description="PPO ratio clip")
+    value_clip: float | None = Field(None, gt=0, description="clip of the value change, in standard deviations of the return; None: off")
+    value_coefficient: float = Field(0.5, ge=0, description="weight of the value loss")
+    entropy_coefficient: float = Field(0.0, ge=0, description="weight of the entropy bonus")
+    kl_coefficient: float = Field(0.0, ge=0, description="initial weight of the adaptive KL penalty; 0: off")
+    kl_target: float = Field(0.01, gt=0, description="KL divergence per iteration that the adaptive penalty aims at")
+    max_gradient_norm: float = Field(0.5, gt=0, description="clip of the global gradient norm")
+    critic_warmup_iterations: int = Field(0, ge=0, description="iterations that train the critic alone before the actor may move")
+
+    hidden: tuple[int, ...] = Field((128, 128), min_length=1, description="actor's hidden layers; a warm start brings its own")
+    activation: Literal["tanh", "relu", "elu"] = Field("elu", description="actor's and critic's activation; a warm start brings the actor's")
+    critic_hidden: tuple[int, ...] = Field((128, 128), min_length=1, description="critic's hidden layers")
+    initial_action_std: float = Field(0.5, gt=0, description="exploration noise at the start, in normalised action units")
+    update_normalizer: bool = Field(True, description="keep updating the observation statistics; off: freeze those of the warm start")
+    torch_threads: int = Field(1, ge=1, description="torch threads in the trial's process")
+
+    @model_validator(mode="after")
+    def _sizes(self) -> PPOConfig:
+        if self.minibatch_size > self.batch_size:
+            raise ValueError(f"minibatch_size {self.minibatch_size} must not be above batch_size {self.batch_size}")
+        if self.batch_size < self.num_envs * max(1, self.num_env_runners):
+            raise ValueError(
+                f"batch_size {self.batch_size} must give each of the {self.num_envs * max(1, self.num_env_runners)} environments a step"
+            )
+        if not self.update_normalizer and self.warm_start is None:
+            raise ValueError("update_normalizer: false needs a warm_start: there are no statistics to freeze")
+        return self
+
+    @property
+    def batch_steps_per_env(self) -> int:
+        """Control steps that every environment contributes to one batch."""
+        return -(-self.batch_size // (self.num_envs * max(1, self.num_env_runners)))
+
+    @property
+    def critic_warmup_env_steps(self) -> int:
+        """Environment steps during which only the critic learns."""
+        return self.critic_warmup_iterations * self.batch_size

@@ -1,0 +1,32 @@
+"""One number that ranks checkpoints: the metric, signed so that more is better, with broken constraints below everything else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from cluster.errors import UsageError
+from trainables.sweeps.config import SweepConfig
+
+__all__ = ["SCORE", "score"]
+
+SCORE = "score"
+"""Name under which trials report it; what Tune maximises."""
+_BROKEN = -1e9
+
+
+def score(figures: Mapping[str, float], config: SweepConfig) -> float:
+    """Rank of a report under the sweep's metric, mode and constraints; higher is better, a NaN ranks last.
+
+    Raises ``UsageError`` when the metric or a constrained figure is not among the figures: it would never be.
+    """
+    for name in (config.metric, *config.constraints):
+        if name not in figures:
+            known = ", ".join(sorted(key for key in figures if key.startswith(("evaluation/", "train/"))))
+            raise UsageError(f"{name!r} is never reported; known: {known}")
+    violation = sum(bound.violation(figures[name]) for name, bound in config.constraints.items())
+    value = figures[config.metric] if config.mode == "max" else -figures[config.metric]
+    if math.isnan(value) or math.isnan(violation):
+        return -math.inf
+    # By how much constraints are broken decides among those that break them; the metric no longer matters there.
+    return value if violation == 0 else _BROKEN * (1 + violation)
