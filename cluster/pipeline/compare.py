@@ -40,7 +40,7 @@ class Config(BaseConfig):
 def run(config: Config, context: StageContext) -> dict[str, Any]:
     """Run the fleet, read the verdict, promote. Returns the verdict with means and interval in the metric's units."""
     from cluster.runtime.serving import refresh
-    from cluster.store.comparisons import get_comparison
+    from cluster.store.comparisons import abandon_episodes, get_comparison
     from cluster.store.database import open_database
 
     settings = context.settings
@@ -54,6 +54,8 @@ def run(config: Config, context: StageContext) -> dict[str, Any]:
     fleet_result: dict[str, Any] = {}
     with closing(open_database(settings)) as db:
         if get_comparison(db, comparison_id).status == "running":
+            # This fleet is the comparison's only traffic: what a killed one left in flight will never bring an outcome.
+            abandon_episodes(db, comparison_id)
             fleet_result = _drive(config, context, lambda: reports.report(db, comparison_id))
         found = reports.report(db, comparison_id)
     if config.promote and (found.winner is not None or found.status != "running"):

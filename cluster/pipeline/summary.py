@@ -21,7 +21,7 @@ def write_summary(run: RunFolder, results: dict[str, dict[str, Any]], settings: 
     verdict = _verdict(results.get("compare"))
     places = _places(run, results, settings)
     calls = _calls(results, settings)
-    following = _following(results)
+    following = _following(results, settings)
     stages = [
         f"| {name} | {record.status} | {format_duration(record.duration_s)} | {record.attempts} |" for name, record in run.stages.items()
     ]
@@ -139,14 +139,14 @@ def _example_request(results: dict[str, dict[str, Any]]) -> Path | None:
     return path
 
 
-def _following(results: dict[str, dict[str, Any]]) -> list[str]:
+def _following(results: dict[str, dict[str, Any]], settings: Settings) -> list[str]:
     commands = []
     if "compare" in results:
         commands.append("gaitway ab report                 # the verdict in full")
         commands.append("gaitway fleet run --episodes 16   # more simulated robots on the endpoint")
     commands.append("gaitway pipeline run configs/pipelines/pidog_fast_runner.yaml   # the full-size run")
-    if "serve" in results:
-        commands.append("gaitway cluster down              # stop the endpoint and everything else that was started")
+    if find_head(settings) is not None:
+        commands.append("gaitway cluster down              # stop Ray, the endpoint and everything else that was started")
     return commands
 
 

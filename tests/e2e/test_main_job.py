@@ -1,0 +1,145 @@
+"""The main job as a user runs it, at its debug size: killed three times, finished once, served, and taken down."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.runtime.head import head_processes, stop_head
+from cluster.runtime.processes import port_owner
+from cluster.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+QUICKSTART = "configs/pipelines/quickstart.yaml"
+STAGES = ["collect", "imitate", "sweep", "evaluate", "export", "register", "serve", "compare"]
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Iterator[tuple[Settings, dict[str, str]]]:
+    folder = tmp_path_factory.mktemp("main_job")
+    ports = {name: str(_free_port()) for name in ("GAITWAY_HTTP_PORT", "GAITWAY_DASHBOARD_PORT", "GAITWAY_RAY_PORT")}
+    places = {"GAITWAY_HOME": str(folder / "home"), "GAITWAY_EXPERIMENTS_PATH": str(folder / "experiments")}
+    settings = Settings.from_environment({**ports, **places})
+    environment = {**os.environ, **settings.as_environment()}
+    environment.pop("RAY_ADDRESS", None)
+    yield settings, environment
+    stop_head(settings)
+    assert head_processes(settings) == []
+    assert port_owner(settings.http_port) is None
+
+
+def _gaitway(environment: dict[str, str], *arguments: str, timeout_s: float = 400.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from cluster.cli.main import main; main()", *arguments]
+    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout_s)
+
+
+def _stage_status(experiments: Path) -> dict[str, str]:
+    records = list(experiments.glob("quickstart_*/pipeline.json"))
+    return {name: record["status"] for path in records for name, record in json.loads(path.read_text())["stages"].items()}
+
+
+def _run_and_kill_in(stage: str, settings: Settings, environment: dict[str, str]) -> None:
+    """Start the pipeline and SIGKILL it once the stage is under way."""
+    command = [sys.executable, "-m", "cluster.pipeline", QUICKSTART, "--set", "preset=debug", "--json"]
+    process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    deadline = time.monotonic() + 300
+    while _stage_status(settings.experiments_path).get(stage) != "running":
+        assert process.poll() is None, f"ended before {stage}: {process.stderr.read()[-2000:]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(1.5)  # into the stage's work
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_three_times_the_quickstart_ends_as_one_run_with_a_verdict(own):
+    settings, environment = own
+    for stage in ("imitate", "sweep", "compare"):
+        _run_and_kill_in(stage, settings, environment)
+    done = _gaitway(environment, "pipeline", "run", QUICKSTART, "--set", "preset=debug")
+    assert done.returncode == 0, done.stderr[-4000:]
+    (folder,) = settings.experiments_path.iterdir()
+    assert _stage_status(settings.experiments_path) == dict.fromkeys(STAGES, "done")
+    for path in (
+        "config.yaml",
+        "data/meta/info.json",
+        "imitation_model",
+        "rl_model",
+        "logs",
+        "final_model/policy.onnx",
+        "final_model/README.md",
+        "SUMMARY.md",
+    ):
+        assert (folder / path).exists(), path
+    for words in ("live episodes", "run folder", "MLflow UI", "Ray dashboard", "curl -s", "next:"):
+        assert words in done.stdout, done.stdout
+
+    # One head, one endpoint, nothing left over from the killed runs.
+    processes = head_processes(settings)
+    assert sum("ray.scripts.scripts" in " ".join(process.cmdline()) for process in processes) == 1
+    drivers = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "cluster.pipeline" in (process.info["cmdline"] or []) and str(folder.parent) in str(process.environ())
+    ]
+    assert drivers == []
+
+
+@pytest.mark.slow
+def test_the_endpoint_stays_up_and_the_printed_request_works(own):
+    settings, environment = own
+    (folder,) = settings.experiments_path.iterdir()
+    (example,) = folder.glob("**/request.json")
+    request = urllib.request.Request(
+        f"{settings.endpoint_url}/v1/policies/pidog-run/act", example.read_bytes(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        action = json.load(answer)["action"]["joint_position_target_rad"]
+    assert len(action) == 12
+
+    report = _gaitway(environment, "ab", "report", "--json")
+    assert report.returncode == 0, report.stderr
+    assert json.loads(report.stdout)["episodes"] > 0
+
+    models = json.loads(_gaitway(environment, "model", "ls", "--json").stdout)
+    assert {item["version"] for item in models} == {1, 2}
+    assert _gaitway(environment, "model", "verify", "pidog-run", "@champion").returncode == 0
+
+
+@pytest.mark.slow
+def test_run_again_everything_is_skipped(own):
+    settings, environment = own
+    done = _gaitway(environment, "pipeline", "run", QUICKSTART, "--set", "preset=debug")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stderr.count("skipped") == len(STAGES)
+    assert len(list(settings.experiments_path.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_cluster_down_leaves_nothing(own):
+    settings, environment = own
+    assert _gaitway(environment, "cluster", "down").returncode == 0
+    assert head_processes(settings) == []
+    assert port_owner(settings.http_port) is None
