@@ -44,6 +44,8 @@ class LeRobotSink(Datasink[list[ShardEpisode]]):
         self.path = path
         self.digest: str | None = None
         """Of what was committed; None before."""
+        self.features = spec.features
+        """What every row must have, beside ``key`` and ``task``."""
         self._spec = spec
         self._overwrite = overwrite
         name = f".{path.name}.staging-{uuid.uuid4().hex}"

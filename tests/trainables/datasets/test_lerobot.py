@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -75,7 +76,7 @@ def test_values_names_and_boundaries_come_back_whatever_the_files(tmp_path_facto
     assert frames["timestamp"] == pytest.approx(frames["frame_index"] / 50)
     assert [info.tasks[index] for index in frames["task_index"]] == [one.task for one in episodes for _ in range(one.length)]
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    assert [(one.from_index, one.to_index) for one in info.episodes] == list(zip(starts[:-1], starts[1:], strict=True))
+    assert [(one.from_index, one.to_index) for one in info.episodes] == list(itertools.pairwise(starts))
     assert compute_digest(path) == info.digest
 
 
@@ -220,7 +221,7 @@ def test_targets_are_not_overwritten_by_accident(tmp_path):
 
 
 def test_what_cannot_be_a_dataset_is_refused_before_anything_is_written():
-    with pytest.raises(DatasetError, match="a whole number of frames a second, given 29.97"):
+    with pytest.raises(DatasetError, match=r"a whole number of frames a second, given 29.97"):
         spec(fps=29.97)
     with pytest.raises(DatasetError, match=r"validation_fraction is 1.0"):
         spec(validation_fraction=1.0)
@@ -277,7 +278,7 @@ def test_unknown_splits_episodes_and_columns_are_named(tmp_path):
         load_frames(tmp_path / "set", split="test")
     with pytest.raises(DatasetError, match="no episode 7; it has 0 to 2"):
         load_frames(tmp_path / "set", episodes=[7])
-    with pytest.raises(DatasetError, match="no column 'acton'; it has: observation.state, action"):
+    with pytest.raises(DatasetError, match=r"no column 'acton'; it has: observation.state, action"):
         load_frames(tmp_path / "set", columns=["acton"])
 
 
