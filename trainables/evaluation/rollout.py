@@ -37,9 +37,7 @@ def run_episodes(
     Returns:
         The task's ``episode_metrics`` by name, one value an episode. Shape (episodes,) each.
     """
-    batches = [
-        play_batch(task, controller, [seed, batch], on_step) for batch in range(-(-episodes // task.num_envs))
-    ]
+    batches = [play_batch(task, controller, [seed, batch], on_step) for batch in range(-(-episodes // task.num_envs))]
     return {name: np.concatenate([batch[name] for batch in batches])[:episodes] for name in batches[0]}
 
 
