@@ -95,7 +95,8 @@ def bench(
     json_: JsonOption = False,
 ) -> None:
     """Measure a bundle's latency under ONNX Runtime with one thread, for batches 1, 8 and 64."""
-    rows: list[dict[str, Any]] = importlib.import_module("trainables.export.latency").measure_latency(_bundle(target, version).onnx_path)
+    latency: Any = importlib.import_module("trainables.export.latency")
+    rows: list[dict[str, Any]] = latency.measure_latency(_bundle(target, version).onnx_path, batches=(1, 8, 64), calls=1000)
     if json_:
         print_json(rows)
         return

@@ -26,6 +26,7 @@ class Config(BaseConfig):
     """How the comparison is driven."""
 
     policy: str = Field("pidog-run", description="policy whose comparison is decided")
+    min_episodes: int = Field(64, ge=2, description="episodes driven even when the verdict comes sooner: they narrow the interval")
     max_episodes: int = Field(256, ge=2, description="episodes after which an undecided comparison is left running")
     promote: bool = Field(True, description="move @champion to the winner")
     fleet: dict[str, Any] = Field(default_factory=dict, description="configuration of the simulated robots (trainables.fleet)")
@@ -78,7 +79,12 @@ def _drive(config: Config, context: StageContext, look: Any) -> dict[str, Any]:
     values["episodes"] = max(1, config.max_episodes - counted)
     # Another seed after an interruption: the worlds that were seen already must not come again.
     values["seed"] = int(values.get("seed", 0)) + counted
-    return dict(fleet.run(parse_config(values, fleet.Config, source="fleet"), context, stop_when=lambda: look().winner is not None))
+
+    def enough() -> bool:
+        found = look()
+        return found.winner is not None and found.episodes >= config.min_episodes
+
+    return dict(fleet.run(parse_config(values, fleet.Config, source="fleet"), context, stop_when=enough))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.runtime.head import head_processes, stop_head
+from cluster.runtime.head import find_head, head_processes, stop_head
 from cluster.runtime.processes import port_owner
 from cluster.settings import Settings
 
@@ -135,6 +135,45 @@ def test_run_again_everything_is_skipped(own):
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stderr.count("skipped") == len(STAGES)
     assert len(list(settings.experiments_path.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_ray_job_submit_runs_the_sweep_on_the_running_head(own):
+    settings, environment = own
+    head = find_head(settings)
+    assert head is not None
+    command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head.dashboard_url, "--working-dir", "."]
+    job = ["--", "python", "-m", "trainables.sweep", "configs/sweeps/pidog_asha.yaml", "--set", "preset=debug"]
+    done = subprocess.run([*command, *job], env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    (folder,) = settings.experiments_path.glob("pidog_asha_*")
+    assert list(folder.glob("rl_model/**/policy.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "start", "configs/train/pidog.yaml", "--set", "preset=debug"),
+        ("pipeline", "run", "configs/pipelines/pidog_fast_runner.yaml", "--set", "preset=debug"),
+        ("serve", "up", "configs/serve/local.yaml"),
+    ],
+    ids=lambda arguments: arguments[2],
+)
+def test_every_other_configuration_runs(own, arguments):
+    done = _gaitway(own[1], *arguments)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_no_configuration_is_left_out():
+    run_here = {
+        QUICKSTART,
+        "configs/sweeps/pidog_asha.yaml",
+        "configs/train/pidog.yaml",
+        "configs/pipelines/pidog_fast_runner.yaml",
+        "configs/serve/local.yaml",
+    }
+    assert {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml")} == run_here
 
 
 @pytest.mark.slow
