@@ -94,12 +94,12 @@ def head_processes(settings: Settings) -> list[psutil.Process]:
 
 
 def prepare_authentication(mode: str | None = None) -> str:
-    """Set ``RAY_AUTH_MODE`` for this process and its children and make sure that Ray's token exists; returns the mode.
+    """Choose Ray's authentication mode for this process and its children, make sure that a token exists, and return the mode.
 
-    An explicit ``RAY_AUTH_MODE`` is respected. Unset, it becomes ``token`` with the token where Ray itself keeps it, so that
-    ``ray job submit`` from the same account works: a head without a token runs anybody's code who reaches its port.
+    An explicit ``RAY_AUTH_MODE`` is respected. Unset, the mode is ``mode`` or else ``token``, with the token where Ray itself keeps
+    it, so that ``ray job submit`` from the same account works: a head without a token runs anybody's code who reaches its port.
     """
-    chosen = os.environ.setdefault("RAY_AUTH_MODE", mode or "token")
+    chosen = os.environ.get("RAY_AUTH_MODE") or mode or "token"
     if chosen == "token" and not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
         path = Path.home() / ".ray" / "auth_token"
         if not path.is_file():
@@ -107,6 +107,9 @@ def prepare_authentication(mode: str | None = None) -> str:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(secrets.token_hex(32))
+    # Ray reads the variable once, when it is imported; set later, it would no more see it unset and enable the token by itself.
+    if "ray" not in sys.modules:
+        os.environ["RAY_AUTH_MODE"] = chosen
     return chosen
 
 
@@ -127,6 +130,7 @@ def _start(settings: Settings, num_cpus: int | None) -> Head:
         **serve_environment(settings),
         **settings.as_environment(),
         MARK: str(settings.home),
+        "RAY_AUTH_MODE": auth_mode,
         "PYTHONUNBUFFERED": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Progress bars and warnings of worker processes belong in their logs.
