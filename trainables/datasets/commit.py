@@ -6,6 +6,7 @@ leaves a hidden folder, which the next write to the same target removes.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -24,7 +25,7 @@ from trainables.datasets.layout import CHUNKS_SIZE, DATA_PATH, INFO_PATH
 from trainables.datasets.metadata import DatasetSpec, flush, huggingface_schema, index_columns, starts, write_metadata
 from trainables.datasets.shards import ShardEpisode
 
-__all__ = ["check_target", "clear_leftovers", "commit"]
+__all__ = ["check_target", "clear_leftovers", "commit", "staging_folder"]
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -37,11 +38,22 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise DatasetError(f"{path}: a dataset is there already; give another name or remove it")
 
 
-def clear_leftovers(path: Path) -> None:
-    """Remove what killed writes to ``path`` left beside it. One process at a time may write to one target."""
-    for leftover in path.parent.glob(f".{path.name}.*"):
-        if leftover.name.startswith((f".{path.name}.partial-", f".{path.name}.replaced-", f".{path.name}.staging-")):
-            shutil.rmtree(leftover, ignore_errors=True)
+def staging_folder(path: Path, parent: Path) -> Path:
+    """A new name in ``parent`` for the shards of a dataset at ``path``; it tells which target they are for."""
+    return parent / f"{_staging_prefix(path)}{uuid.uuid4().hex}"
+
+
+def clear_leftovers(path: Path, staging_parent: Path) -> None:
+    """Remove what killed writes to ``path`` left. One process at a time may write to one target."""
+    leftovers = [*path.parent.glob(f".{path.name}.partial-*"), *path.parent.glob(f".{path.name}.replaced-*")]
+    leftovers += staging_parent.glob(f"{_staging_prefix(path)}*")
+    for leftover in leftovers:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _staging_prefix(path: Path) -> str:
+    # Many targets are called ``data`` and stage in one shared folder: the whole path tells them apart.
+    return f".{path.name}.staging-{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]}-"
 
 
 def commit(path: Path, staging: Path, episodes: Sequence[ShardEpisode], spec: DatasetSpec, overwrite: bool = False) -> str:

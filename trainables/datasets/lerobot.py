@@ -7,7 +7,6 @@ Ray Data pipeline.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.datasets.commit import check_target, clear_leftovers, commit
+from trainables.datasets.commit import check_target, clear_leftovers, commit, staging_folder
 from trainables.datasets.digest import dataset_digest, episode_digest
 from trainables.datasets.episodes import Episode
 from trainables.datasets.errors import DatasetError
@@ -52,8 +51,8 @@ def write_dataset(path: str | Path, episodes: Iterable[Episode], spec: DatasetSp
     path = Path(path)
     check_target(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(path)
-    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.staging-", dir=path.parent))
+    clear_leftovers(path, path.parent)
+    staging = staging_folder(path, path.parent)
     try:
         written = write_shard(staging, episodes, with_index_features(spec.features), spec.fps)
         commit(path, staging, written, spec, overwrite)

@@ -8,7 +8,6 @@ it hidden, and the next write to the same target removes it.
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
-from trainables.datasets.commit import check_target, clear_leftovers, commit
+from trainables.datasets.commit import check_target, clear_leftovers, commit, staging_folder
 from trainables.datasets.episodes import Episode, table_to_episodes
 from trainables.datasets.features import with_index_features
 from trainables.datasets.metadata import DatasetSpec
@@ -48,12 +47,11 @@ class LeRobotSink(Datasink[list[ShardEpisode]]):
         """What every row must have, beside ``key`` and ``task``."""
         self._spec = spec
         self._overwrite = overwrite
-        name = f".{path.name}.staging-{uuid.uuid4().hex}"
-        self.staging = (staging or path.parent) / name
+        self.staging = staging_folder(path, staging or path.parent)
 
     def on_write_start(self, schema: pa.Schema | None = None) -> None:
         """On the driver, before the first task."""
-        clear_leftovers(self.path)
+        clear_leftovers(self.path, self.staging.parent)
         self.staging.mkdir(parents=True, exist_ok=True)
 
     def write(self, blocks: Iterable[Block], ctx: object) -> list[ShardEpisode]:

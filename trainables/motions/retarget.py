@@ -57,7 +57,11 @@ LAIKAGO = QuadrupedSource(
     lower_m=(-0.022, 0.0, -0.25),
 )
 
-DEFAULT_STRIDE = 0.75  # at 1, PiDog's servos need twice the time that the dog took; the speed over ground is the same
+DEFAULT_STRIDE = 0.75
+"""At 1, PiDog's servos need twice the time that the dog took, and the speed over ground is the same."""
+STANCE_DRIFT_M = 0.015
+"""A foot of the source this little above its lowest point is on the ground: in the real clips, feet that stand still (their speed
+shows it) rise by as much between touching down and leaving. Copied, that rise would take the push out of every step."""
 _LEG_OF_TARGET = {"right_front": 0, "left_front": 1, "right_rear": 2, "left_rear": 3}
 """Place of each target leg in the clip's order: front right, front left, rear right, rear left."""
 
@@ -156,9 +160,10 @@ def _foot_targets_m(motion: Motion, source: QuadrupedSource, spec: RobotSpec, sc
     feet, hips = foot_positions_m(motion, source)
     angle = heading(motion.root_quaternion_wxyz)[:, None]
     forward = rotate_about_z(feet - hips, -angle)[..., 0]
-    # Height over the lowest point that this foot reaches: its stance. Hips at their mean height: the bounce is left out.
-    lift = feet[..., 2] - feet[..., 2].min(axis=0)
-    stance = (hips[..., 2] - feet[..., 2].min(axis=0)).mean()
+    ground = feet[..., 2].min(axis=0)
+    lift = np.maximum(feet[..., 2] - ground - STANCE_DRIFT_M, 0.0)
+    # Hips at their mean height: the bounce is left out.
+    stance = (hips[..., 2] - ground).mean()
     legs = [_LEG_OF_TARGET[leg] for leg in spec.leg_names]
     standing_x = spec.foot_position_m(spec.default_joint_position_rad)[:, 0]
     # Swinging about the target's own standing feet keeps its centre of mass over them, wherever the source carries its own.

@@ -111,6 +111,16 @@ def test_shards_may_wait_elsewhere_and_are_counted_while_they_come(tmp_path):
     assert list((tmp_path / "shared").iterdir()) == []
 
 
+def test_what_a_killed_write_staged_elsewhere_is_removed_by_the_next_to_the_same_target_only(tmp_path):
+    shared, table = tmp_path / "shared", episodes_to_table([episode(0)], FEATURES)
+    abandoned, other, again = (LeRobotSink(tmp_path / run / "data", SPEC, staging=shared) for run in ("run_1", "run_2", "run_1"))
+    for sink in (abandoned, other):
+        sink.on_write_start()
+        sink.write([table], None)
+    again.on_write_start()
+    assert set(shared.iterdir()) == {other.staging, again.staging}
+
+
 def test_a_failing_task_leaves_nothing(tmp_path):
     def broken(index: int) -> Episode:
         if index == 7:
