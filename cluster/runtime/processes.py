@@ -119,7 +119,8 @@ def haproxy_folder(settings: Settings) -> Path:
     holds 107 bytes, of which Serve takes 68 for the node's id and the file's name; a home may be deeper than the rest allows.
     """
     digest = hashlib.sha256(str(settings.home).encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"gw-{digest}"
+    temporary = tempfile.gettempdir()
+    return Path(temporary if len(temporary) <= 16 else "/tmp") / f"gw-{digest}"
 
 
 def serve_environment(settings: Settings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
