@@ -160,7 +160,14 @@ class BatchedTask(gymnasium.vector.VectorEnv):
             Observations, rewards, terminated, truncated, infos. ``infos["reward_terms"]`` holds the weighted terms, whose sum is
             the reward; ``infos["episode_metrics"]`` and its mask stand there when an episode has ended.
         """
-        active = self._step_physics(self.action_scaling.to_physical(np.asarray(actions, dtype=np.float64)))
+        return self._step_targets(self.action_scaling.to_physical(np.asarray(actions, dtype=np.float64)))
+
+    def step_joint_targets(self, joint_targets_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """``step`` with physical joint targets, limited by the servos alone and not by the action's range. Shape (num_envs, num_actions)."""
+        return self._step_targets(np.clip(joint_targets_rad, self.action_scaling.low, self.action_scaling.high))
+
+    def _step_targets(self, joint_targets_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        active = self._step_physics(joint_targets_rad)
         raw = np.stack(list(self._reward_terms().values())) * active
         weighted = raw * self._weights[:, None] * self.control_dt_s
         rewards = weighted.sum(axis=0)

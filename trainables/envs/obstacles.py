@@ -75,7 +75,7 @@ class ObstacleField:
         return np.stack([x, y, z], axis=-1)
 
     def clearance_m(self, robot_xy_m: np.ndarray, centres_m: np.ndarray) -> np.ndarray:
-        """Distance from each robot's centre to its nearest box, in the plane; infinite without boxes. Shapes (n, 2), (n, total, 3) -> (n,)."""
+        """Distance from each robot's centre to its nearest box, in the plane; inf without any. Shapes (n, 2), (n, total, 3) -> (n,)."""
         if self.config.count == 0:
             return np.full(len(robot_xy_m), np.inf)
         outside = np.abs(centres_m[:, : self.config.count, :2] - robot_xy_m[:, None]) - np.asarray(self.config.half_size_m[:2])

@@ -42,13 +42,13 @@ class RewardConfig(Config):
 
     target_velocity_m_s: float = Field(0.4, gt=0, description="forward_velocity saturates here")
     forward_velocity: float = Field(
-        4.0, description="velocity in the commanded direction / target velocity, -1..1; standing still when told to"
+        6.0, description="velocity in the commanded direction / target velocity, -1..1; standing still when told to"
     )
     upright: float = Field(0.5, description="cosine of the body's tilt")
     obstacle_clearance: float = Field(1.0, description="minus the share by which the nearest box is closer than the safe distance")
     smoothness: float = Field(0.5, description="minus the mean squared change of the joint targets, rad²")
     energy: float = Field(0.02, description="minus the servos' power, W")
-    heading: float = Field(0.02, description="minus the squared yaw rate, rad²/s²")
+    heading: float = Field(0.15, description="minus the squared yaw rate, rad²/s²")
     lateral_velocity: float = Field(2.0, description="minus the squared sideways velocity, m²/s²")
     alive: float = Field(0.5, description="1 for every step")
 
@@ -189,7 +189,7 @@ class PiDogRun(BatchedTask):
         self._forward_m[envs] = 0.0
 
     def _standing_on_feet(self, joint_position_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Height of the body and its nose-up pitch with the lowest front and rear feet on the ground. Shape (n, num_joints) -> (n,), (n,)."""
+        """Body height and nose-up pitch that put the lowest front and rear feet on the ground. Shape (n, num_joints) -> (n,), (n,)."""
         feet = self.robot.foot_position_m(joint_position_rad) + self.robot.hip_position_m[:, [0, 2]]
         rows = np.arange(len(feet))
         front = feet[rows, np.argmin(feet[:, :2, 1], axis=1)]

@@ -38,7 +38,7 @@ def pidog() -> RobotSpec:
         joint_low_rad=low,
         joint_high_rad=high,
         default_joint_position_rad=stand,
-        # Legs: the middle and half range of what SunFounder's gaits and its sitting pose use. Head and tail: a third of a radian about rest.
+        # Legs: the middle and half range of what SunFounder's gaits and its sitting pose use. Head and tail: 0.3 rad about rest.
         action_offset_rad=np.array([0.7, 0.1] * 4 + [0.0] * 4),
         action_scale_rad=np.array([0.9, 1.0] * 4 + [0.3] * 4),
         # The motor's own 6.4 rad/s, or SunFounder's software limit where that is lower: 428, 300 and 500 °/s for legs, head and tail.

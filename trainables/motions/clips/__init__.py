@@ -1,0 +1,1 @@
+"""Motion clips that ship with the project; ``make_clips`` makes them."""
