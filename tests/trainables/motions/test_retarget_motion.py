@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import trainables.motions
 from trainables.motions.load import load_motion
 from trainables.motions.motion import Motion, MotionError
+from trainables.motions.playback import play_motion
 from trainables.motions.retarget import LAIKAGO, foot_positions_m, motion_for_robot, retarget_quadruped
 from trainables.robots.registry import get_robot
 
@@ -90,6 +93,16 @@ def test_what_is_no_quadruped_is_refused(clips, shared_data):
         retarget_quadruped(clips["dog_trot"], stride=0)
 
 
+@pytest.mark.parametrize("path", sorted((Path(trainables.motions.__file__).parent / "clips").glob("*.json")), ids=lambda path: path.name)
+def test_the_clips_that_we_ship_are_pidogs_own_and_can_be_played(path):
+    clip = load_motion(path)
+    motion = motion_for_robot(clip, "pidog")
+    assert clip.joint_names == get_robot("pidog").joint_names
+    assert clip.closes
+    assert motion.duration_s == pytest.approx(clip.duration_s, abs=0.01)
+    assert motion.forward_velocity_m_s == pytest.approx(clip.forward_velocity_m_s, rel=0.02)
+
+
 def test_the_robots_own_motion_is_only_resampled_and_must_be_within_its_limits(clips):
     own = retarget_quadruped(clips["dog_trot"])
     assert motion_for_robot(own, "pidog").joint_position_rad == pytest.approx(own.joint_position_rad)
@@ -97,3 +110,18 @@ def test_the_robots_own_motion_is_only_resampled_and_must_be_within_its_limits(c
     too_far[5, 1] = 2.0
     with pytest.raises(MotionError, match=r"frame 5: left_front_knee is 2.000 rad; pidog allows -1.222 to 1.484"):
         motion_for_robot(replace(own, joint_position_rad=too_far), "pidog")
+
+
+@pytest.mark.parametrize("preset", ["fast", "production"])
+def test_the_dogs_trot_played_open_loop_carries_pidog_forward(clips, preset):
+    played = play_motion(retarget_quadruped(clips["dog_trot"]), preset=preset)
+    assert not played.fell.any()
+    assert played.forward_velocity_m_s.min() > 0.08
+    assert played.distance_m.min() > 0.5
+
+
+def test_the_dogs_pace_is_played_without_a_fall_and_creeps_forward(clips):
+    # Both legs of one side together, on a robot that cannot shift its weight sideways: it hardly moves, but not backward.
+    played = play_motion(retarget_quadruped(clips["dog_pace"]), preset="medium")
+    assert not played.fell.any()
+    assert played.forward_velocity_m_s.mean() > 0.0
