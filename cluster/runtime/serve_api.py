@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 
 from cluster.errors import ClusterError
-from cluster.runtime.head import find_head, prepare_authentication
+from cluster.runtime.head import Head, find_head, prepare_authentication
 from cluster.settings import Settings
 
-__all__ = ["APPLICATION", "ServeApi"]
+__all__ = ["APPLICATION", "ServeApi", "foreign_address", "last_line", "own_head"]
 
 APPLICATION = "gaitway"
 _PATH = "/api/serve/applications/"
@@ -27,13 +27,15 @@ class ServeApi:
     """
 
     def __init__(self, settings: Settings) -> None:
-        head = None if settings.ray_address else find_head(settings)
+        head, address = own_head(settings), foreign_address(settings)
         if head is not None:
             self.url = head.dashboard_url
-        else:
-            host = (settings.ray_address or "127.0.0.1").rpartition(":")[0] or "127.0.0.1"
+        elif address is not None:
             given = os.environ.get("RAY_DASHBOARD_ADDRESS") or os.environ.get("RAY_API_SERVER_ADDRESS")
-            self.url = (given or f"http://{host}:{settings.dashboard_port}").rstrip("/")
+            self.url = (given or _connected_dashboard() or f"http://{address.rpartition(':')[0]}:8265").rstrip("/")
+        else:
+            # Never the default port of whatever Ray may be on this machine: it could be somebody else's.
+            raise ClusterError("no Ray head of this home is running; gaitway serve up CONFIG.yaml starts one")
         prepare_authentication(head.auth_mode if head else None)
 
     def details(self) -> dict[str, Any]:
@@ -63,6 +65,29 @@ class ServeApi:
         if response.is_error:
             raise ClusterError(f"Serve at {self.url} refused: {last_line(response.text)}")
         return response
+
+
+def own_head(settings: Settings) -> Head | None:
+    """Our own head, if it is up and no other cluster is meant."""
+    head, address = find_head(settings), os.environ.get("RAY_ADDRESS") or settings.ray_address
+    if head is None or not address:
+        return head
+    # A job on our own head is told its address in another spelling: 192.0.2.2:6390 for 127.0.0.1:6390.
+    return head if address.rpartition(":")[2] == head.address.rpartition(":")[2] else None
+
+
+def foreign_address(settings: Settings) -> str | None:
+    """GCS address of the cluster that is meant when it is not our own head."""
+    return None if own_head(settings) is not None else os.environ.get("RAY_ADDRESS") or settings.ray_address
+
+
+def _connected_dashboard() -> str | None:
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    found = ray._private.worker.get_dashboard_url()
+    return f"http://{found}" if found and "://" not in found else found
 
 
 def last_line(text: str) -> str:

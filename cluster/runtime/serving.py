@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ import psutil
 from cluster.config import load_config, save_config
 from cluster.errors import BundleError, ClusterError
 from cluster.runtime.desired import desired_state
-from cluster.runtime.head import MARK, Head, ensure_head, find_head, head_processes
+from cluster.runtime.head import MARK, Head, ensure_head, head_processes
 from cluster.runtime.processes import HAPROXY_VARIABLE, end_processes, haproxy_folder, port_owner
-from cluster.runtime.serve_api import APPLICATION, ServeApi, last_line
+from cluster.runtime.serve_api import APPLICATION, ServeApi, foreign_address, last_line, own_head
 from cluster.runtime.serve_config import ServeConfig
 from cluster.runtime.served import ServedState
 from cluster.settings import Settings
+from cluster.store.locks import exclusive_file_lock
 
 __all__ = ["haproxy_processes", "refresh", "serve_down", "serve_status", "serve_up"]
 
@@ -53,17 +55,18 @@ def serve_up(settings: Settings, config: ServeConfig, say: Say = lambda text: No
         StoreError, BundleError: a version is not registered, or its bundle has changed.
     """
     say("looking up versions")
-    with ThreadPoolExecutor(2) as pool:
-        # Each takes seconds: importing MLflow's client, and Ray's processes.
-        wanted = pool.submit(desired_state, settings, config.policies, start_comparisons=True)
-        started = pool.submit(_ready_cluster, settings, config)
-        started.result()
-        state = _with_options(wanted.result(), config)
-    save_config(config, _record(settings))
-    api = ServeApi(settings)
-    api.deploy(_application(settings, config, state))
-    _wait_until_served(settings, api, config, state, say)
-    return serve_status(settings)
+    with _one_at_a_time(settings):
+        with ThreadPoolExecutor(2) as pool:
+            # Each takes seconds: importing MLflow's client, and Ray's processes.
+            wanted = pool.submit(desired_state, settings, config.policies, start_comparisons=True)
+            started = pool.submit(_ready_cluster, settings, config)
+            started.result()
+            state = _with_options(wanted.result(), config)
+        save_config(config, _record(settings))
+        api = ServeApi(settings)
+        api.deploy(_application(settings, config, state))
+        _wait_until_served(settings, api, config, state, say)
+        return serve_status(settings)
 
 
 def refresh(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
@@ -75,19 +78,20 @@ def refresh(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
         ClusterError: nothing is being served from this home, or Serve does not answer.
         BundleError: a replica refused a bundle.
     """
-    config = _load_record(settings)
-    api = ServeApi(settings)
-    before = _deployed(api.details())
-    state = _with_options(desired_state(settings, config.policies), config)
-    application = _application(settings, config, state)
-    api.deploy(application)
-    try:
-        _wait_until_served(settings, api, config, state, say)
-    except BundleError:
-        if before is not None:
-            api.deploy({**application, "applications": [before]})
-        raise
-    return serve_status(settings)
+    with _one_at_a_time(settings):
+        config = _load_record(settings)
+        api = ServeApi(settings)
+        before = _deployed(api.details())
+        state = _with_options(desired_state(settings, config.policies), config)
+        application = _application(settings, config, state)
+        api.deploy(application)
+        try:
+            _wait_until_served(settings, api, config, state, say)
+        except BundleError:
+            if before is not None:
+                api.deploy({**application, "applications": [before]})
+            raise
+        return serve_status(settings)
 
 
 def serve_status(settings: Settings) -> dict[str, Any]:
@@ -121,14 +125,14 @@ def serve_status(settings: Settings) -> dict[str, Any]:
 def serve_down(settings: Settings) -> dict[str, Any]:
     """Take the endpoint down; the Ray head stays. No HAProxy of ours is left, however the last run ended. Safe when nothing runs."""
     was_running = False
-    head = find_head(settings)
-    if head is not None or settings.ray_address:
-        api = ServeApi(settings)
-        was_running = bool(api.details().get("applications"))
-        api.shut_down()
-    ended = end_processes(haproxy_processes(settings))
-    shutil.rmtree(haproxy_folder(settings), ignore_errors=True)
-    _record(settings).unlink(missing_ok=True)
+    with _one_at_a_time(settings):
+        if own_head(settings) is not None or foreign_address(settings) is not None:
+            api = ServeApi(settings)
+            was_running = bool(api.details().get("applications"))
+            api.shut_down()
+        ended = end_processes(haproxy_processes(settings))
+        shutil.rmtree(haproxy_folder(settings), ignore_errors=True)
+        _record(settings).unlink(missing_ok=True)
     return {"was_running": was_running, "ended_haproxy_processes": ended}
 
 
@@ -175,9 +179,9 @@ def _deployed(details: dict[str, Any]) -> dict[str, Any] | None:
 
 def _ready_cluster(settings: Settings, config: ServeConfig) -> None:
     """A cluster with nobody else on the endpoint's port."""
-    if settings.ray_address:
+    if foreign_address(settings) is not None:
         return
-    head = find_head(settings)
+    head = own_head(settings)
     if head is None:
         _free_port(settings, serving=False)
         if config.haproxy != "auto":
@@ -262,6 +266,13 @@ def _ask(url: str) -> dict[str, Any] | None:
     except (httpx.HTTPError, ValueError):
         return None
     return answer if isinstance(answer, dict) and "generation" in answer else None
+
+
+@contextmanager
+def _one_at_a_time(settings: Settings) -> Iterator[None]:
+    """Two commands that deploy at once would each wait for a state that the other replaced."""
+    with exclusive_file_lock(settings.home / "serve.lock"):
+        yield
 
 
 def _record(settings: Settings) -> Path:

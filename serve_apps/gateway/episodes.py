@@ -92,7 +92,7 @@ class Episode:
 class EpisodeTable:
     """The latest ``capacity`` episodes of this replica; one that fell out is read from the database again."""
 
-    def __init__(self, capacity: int = 100_000) -> None:
+    def __init__(self, capacity: int = 20_000) -> None:
         self._episodes: OrderedDict[tuple[str, str], Episode] = OrderedDict()
         self._capacity = capacity
 

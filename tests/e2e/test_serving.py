@@ -18,9 +18,11 @@ from sqlalchemy import select
 from cluster.bundle import ONNX_FILE, seal
 from cluster.contract import PolicyContract
 from cluster.errors import BundleError, ClusterError
+from cluster.runtime.desired import desired_state
 from cluster.runtime.head import ensure_head, find_head, head_processes, stop_head
 from cluster.runtime.processes import haproxy_available, port_owner
 from cluster.runtime.serve_config import ServeConfig, ServedPolicyConfig, SplitConfig
+from cluster.runtime.served import ServedState, ServedVersion
 from cluster.runtime.serving import haproxy_processes, refresh, serve_down, serve_status, serve_up
 from cluster.settings import Settings
 from cluster.store.database import Database
@@ -224,6 +226,32 @@ def test_a_changed_bundle_stops_a_refresh_and_not_the_endpoint(
     assert serve_status(settings)["running"]
 
 
+def test_a_state_that_a_replica_refuses_is_taken_back(
+    settings: Settings, endpoint: dict[str, Any], client: PolicyClient, versions: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = serve_status(settings)["generation"]
+    bundle = get_version(settings, "pidog-run", versions["challenger"])
+    elsewhere = bundle.path.with_name("damaged-on-the-way")
+    shutil.copytree(bundle.path, elsewhere)
+    (elsewhere / ONNX_FILE).write_bytes(b"")
+
+    def damaged(*arguments: Any, **keywords: Any) -> ServedState:
+        good = desired_state(*arguments, **keywords)
+        policy = good.policies["pidog-run"]
+        versions = {**policy.versions, "99": ServedVersion(bundle=elsewhere, digest="0" * 64)}
+        return good.model_copy(update={"policies": {"pidog-run": policy.model_copy(update={"versions": versions})}})
+
+    monkeypatch.setattr("cluster.runtime.serving.desired_state", damaged)
+    with pytest.raises(BundleError, match="a replica refused, the version before goes on"):
+        refresh(settings)
+    assert client.act(OBSERVATION, "after-the-second-refusal").version in {str(version) for version in versions.values()}
+    deadline_s = time.monotonic() + 10
+    while serve_status(settings).get("refused") is not None:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    assert serve_status(settings)["generation"] == before
+
+
 def test_a_fleet_and_its_outcomes_survive_a_killed_replica(settings: Settings, endpoint: dict[str, Any], database: Database) -> None:
     from trainables.envs.registry import make_task
     from trainables.evaluation.fleet import Fleet
@@ -259,6 +287,14 @@ def test_more_replicas_are_all_waited_for(settings: Settings, endpoint: dict[str
     with Load(endpoint["url"]) as load:
         load.wait_for(200)
     assert load.problems == []
+
+
+def test_it_comes_up_again_on_the_same_head(settings: Settings, endpoint: dict[str, Any]) -> None:
+    assert serve_down(settings)["was_running"] is True
+    assert port_owner(settings.http_port) is None
+    assert serve_status(settings)["running"] is False
+    assert serve_down(settings)["was_running"] is False
+    assert serve_up(settings, CONFIG)["running"]
 
 
 def test_a_haproxy_that_outlived_its_ray_is_found_and_ended(settings: Settings, endpoint: dict[str, Any]) -> None:
