@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.bundle import CARD_FILE, CONTRACT_FILE, ONNX_FILE, Bundle, seal
+from cluster.bundle import CARD_FILE, CONTRACT_FILE, MANIFEST_FILE, ONNX_FILE, Bundle, seal
 from cluster.config import write_text_atomic
 from cluster.contract import PolicyContract, TensorField
 from cluster.errors import GaitwayError
@@ -47,7 +47,8 @@ def export_policy(
         verification: how it is checked.
 
     Raises:
-        GaitwayError: the checkpoint is unreadable or does not fit its task, or ONNX Runtime and torch disagree; ``out`` is untouched.
+        GaitwayError: the checkpoint is unreadable or does not fit its task, ``out`` is something else than a bundle, or ONNX Runtime
+            and torch disagree; ``out`` is untouched.
     """
     verification = verification or VerificationConfig()
     policy, metadata = load_policy(checkpoint)
@@ -61,6 +62,8 @@ def export_policy(
     task_config["physics"] = {**(task_config.get("physics") or {}), "preset": verification.physics}
 
     out = out.resolve()
+    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise GaitwayError(f"{out}: is there and is no bundle; give an empty or a new folder")
     _clear_leftovers(out)
     partial = _beside(out, "partial")
     partial.mkdir(parents=True)
