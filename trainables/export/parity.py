@@ -58,7 +58,7 @@ def check_parity(
     if not worst <= tolerance_rad:
         raise GaitwayError(
             f"export: ONNX Runtime and torch differ by {worst:.3g}, allowed {tolerance_rad:.3g}; nothing was written. "
-            "Check that the checkpoint holds finite weights of sensible size"
+            "Weights or observations of very different sizes lose float32's precision: look at the checkpoint's statistics"
         )
     return report
 

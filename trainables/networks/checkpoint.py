@@ -38,4 +38,6 @@ def load_policy(folder: Path) -> tuple[Policy, dict[str, Any]]:
         raise GaitwayError(f"{folder}: not a policy checkpoint: {Path(error.filename).name} is missing") from None
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise GaitwayError(f"{folder}: not a readable policy checkpoint: {' '.join(str(error).split())[:160]}") from None
+    if broken := [name for name, tensor in policy.state_dict().items() if not torch.isfinite(tensor).all()]:
+        raise GaitwayError(f"{folder}: {broken[0]} holds NaN or infinity: the training that wrote it has diverged")
     return policy.eval(), metadata
