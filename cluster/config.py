@@ -122,6 +122,7 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide a shared run from everybody else
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +74,12 @@ def _verdict(compare: dict[str, Any] | None) -> str:
         return f"No verdict yet: {report['reason']}"
     difference, (low, high) = report["difference"], report["interval"]
     sure = f"{100 * (1 - report['alpha']):g} % confidence sequence {low:+.3f} to {high:+.3f}"
-    episodes = f"after {report['decided_at_episode'] or report['episodes']} live episodes"
+    decided, counted = report["decided_at_episode"], report["episodes"]
+    episodes = f"after {counted} live episodes" + (f", decided at the {decided}th" if decided and decided != counted else "")
     if report["decision"] == "promote":
-        return f"The {challenger} won: {difference:+.3f} {metric} against the {champion} ({sure}), {episodes}. It is @champion now."
+        return f"The {challenger} won: {difference:+.3f} {metric} against the {champion} ({sure}) {episodes}. It is @champion now."
     if report["decision"] == "keep":
-        return f"The {champion} stays: the {challenger} differs by {difference:+.3f} {metric} ({sure}), {episodes}."
+        return f"The {champion} stays: the {challenger} differs by {difference:+.3f} {metric} ({sure}) {episodes}."
     return f"No verdict yet {episodes}: {difference:+.3f} {metric} ({sure}); {report['reason']}"
 
 
@@ -92,9 +96,11 @@ def _places(run: RunFolder, results: dict[str, dict[str, Any]], settings: Settin
     places = {"run folder": str(run.path)}
     if "serve" in results:
         places["endpoint"] = str(results["serve"]["url"])
-    places["MLflow UI"] = shlex.join(["mlflow", "ui", "--backend-store-uri", _hidden(settings.mlflow_tracking_uri), "--port", "5000"])
+    places["MLflow UI"] = shlex.join(
+        [_command("mlflow"), "ui", "--backend-store-uri", _hidden(settings.mlflow_tracking_uri), "--port", "5000"]
+    )
     if head is not None:
-        token = " (token: ray get-auth-token)" if head.auth_mode == "token" else ""
+        token = f" (token: {_command('ray')} get-auth-token)" if head.auth_mode == "token" else ""
         places["Ray dashboard"] = head.dashboard_url + token
     return places
 
@@ -140,14 +146,25 @@ def _example_request(results: dict[str, dict[str, Any]]) -> Path | None:
 
 
 def _following(results: dict[str, dict[str, Any]], settings: Settings) -> list[str]:
+    gaitway = _command("gaitway")
     commands = []
     if "compare" in results:
-        commands.append("gaitway ab report                 # the verdict in full")
-        commands.append("gaitway fleet run --episodes 16   # more simulated robots on the endpoint")
-    commands.append("gaitway pipeline run configs/pipelines/pidog_fast_runner.yaml   # the full-size run")
+        commands.append((f"{gaitway} ab report", "the verdict in full"))
+        commands.append((f"{gaitway} fleet run --episodes 16", "more simulated robots on the endpoint"))
+    commands.append((f"{gaitway} pipeline run configs/pipelines/pidog_fast_runner.yaml", "the full-size run"))
     if find_head(settings) is not None:
-        commands.append("gaitway cluster down              # stop Ray, the endpoint and everything else that was started")
-    return commands
+        commands.append((f"{gaitway} cluster down", "stop Ray, the endpoint and everything else that was started"))
+    width = max(len(command) for command, _ in commands)
+    return [f"{command:<{width}}   # {why}" for command, why in commands]
+
+
+def _command(name: str) -> str:
+    """How to type a command of this environment: its name where the shell finds it, else its path."""
+    own = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if found is not None and Path(found) == own:
+        return name
+    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 def _file_section(title: str, path: str | None) -> list[str]:
