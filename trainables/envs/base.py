@@ -1,7 +1,7 @@
 """BatchedTask: what every task shares. A new task is one file that subclasses this and answers five questions.
 
 - ``_place(envs)``: put these robots at the start of an episode and leave ``initial_targets`` for them;
-- ``_advance(joint_targets)``: one control period of physics for all robots;
+- ``_advance(joint_targets, active)``: one control period of physics for all robots;
 - ``_observe()``: the flat observation;
 - ``_reward_terms()``: each named term, raw;
 - ``_fallen()``: who has failed; and ``_episode_metrics()`` for figures beyond the common ones.
@@ -121,8 +121,11 @@ class BatchedTask(gymnasium.vector.VectorEnv):
         """Start an episode of the robots with indices ``envs``: state, command, ``initial_targets_rad``."""
 
     @abstractmethod
-    def _advance(self, joint_targets_rad: np.ndarray) -> None:
-        """One control period of physics. Shape (num_envs, num_actions)."""
+    def _advance(self, joint_targets_rad: np.ndarray, active: np.ndarray) -> None:
+        """One control period of physics. Shapes (num_envs, num_actions), (num_envs,) bool: who is in the middle of an episode.
+
+        The others only hold their initial targets: what an episode's own figures add up must leave them out.
+        """
 
     @abstractmethod
     def _observe(self) -> np.ndarray:
@@ -163,10 +166,13 @@ class BatchedTask(gymnasium.vector.VectorEnv):
         return self._step_targets(self.action_scaling.to_physical(np.asarray(actions, dtype=np.float64)))
 
     def step_joint_targets(self, joint_targets_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """``step`` with physical joint targets, limited by the servos alone and not by the action's range. Shape (num_envs, num_actions)."""
+        """``step`` with physical joint targets, which only the servo limits bound. Shape (num_envs, num_actions)."""
         return self._step_targets(np.clip(joint_targets_rad, self.action_scaling.low, self.action_scaling.high))
 
     def _step_targets(self, joint_targets_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        if not np.isfinite(joint_targets_rad).all():
+            # The servos' own state would stay NaN, and every later episode with it.
+            raise ValueError(f"task {self.name}: actions hold NaN or infinity; the policy that sent them has diverged")
         active = self._step_physics(joint_targets_rad)
         raw = np.stack(list(self._reward_terms().values())) * active
         weighted = raw * self._weights[:, None] * self.control_dt_s
@@ -196,7 +202,7 @@ class BatchedTask(gymnasium.vector.VectorEnv):
             self._returns[envs] = 0.0
             self._starting = np.zeros(self.num_envs, dtype=bool)
         self.episode_steps += active
-        self._advance(joint_targets_rad)
+        self._advance(joint_targets_rad, active)
         self.previous_action_rad = joint_targets_rad
         return active
 

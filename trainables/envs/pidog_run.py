@@ -198,7 +198,7 @@ class PiDogRun(BatchedTask):
         depth_m = -(feet[:, :, 0] * np.sin(pitch_rad)[:, None] + feet[:, :, 1] * np.cos(pitch_rad)[:, None])
         return depth_m.max(axis=1) + self.robot.foot_radius_m, pitch_rad
 
-    def _advance(self, joint_targets_rad: np.ndarray) -> None:
+    def _advance(self, joint_targets_rad: np.ndarray, active: np.ndarray) -> None:
         self._action_change_rad = joint_targets_rad - self.previous_action_rad
         physics = self.physics
         self._pushes.apply(physics.qvel, self.rngs)
@@ -216,8 +216,8 @@ class PiDogRun(BatchedTask):
         )
         self._yaw_rate_rad_s = self._gyro[:, :, 2].mean(axis=1)
         self._power_w = np.abs(self._torque * self._speed).sum(axis=-1).mean(axis=0)
-        self._energy_j += self._power_w * self.control_dt_s
-        self._forward_m += self._velocity_m_s[:, 0] * self.control_dt_s
+        self._energy_j += self._power_w * self.control_dt_s * active
+        self._forward_m += self._velocity_m_s[:, 0] * self.control_dt_s * active
 
     def _observe(self) -> np.ndarray:
         physics, commands = self.physics, self.commands

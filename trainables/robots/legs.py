@@ -46,4 +46,5 @@ class LegGeometry:
         upper, lower = self.upper_m, self.lower_m
         at_knee = np.arccos(np.clip((upper**2 + lower**2 - distance**2) / (2 * upper * lower), -1.0, 1.0))
         at_hip = np.arccos(np.clip((upper**2 + distance**2 - lower**2) / (2 * upper * distance), -1.0, 1.0))
-        return np.stack([np.arctan2(-x, -z) + at_hip, at_knee - np.pi / 2], axis=-1)
+        hip = (np.arctan2(-x, -z) + at_hip + np.pi) % (2 * np.pi) - np.pi
+        return np.stack([hip, at_knee - np.pi / 2], axis=-1)
