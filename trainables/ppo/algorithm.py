@@ -68,7 +68,20 @@ class GaitwayPPO(PPO):
             state = self._module_state()
             state |= {f"actor.{name}": tensor.numpy() for name, tensor in policy.state_dict().items()}
             self.learner_group.set_state({COMPONENT_LEARNER: {COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: state}}})
-            self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+            self._force_weights()
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Restore everything, also in env runners that sampled with other weights before."""
+        super().load_checkpoint(checkpoint_dir)
+        self._force_weights()
+
+    def _force_weights(self) -> None:
+        """Give every env runner the learner's weights.
+
+        RLlib's own synchronisation skips runners whose weights carry the same sequence number, whatever they are.
+        """
+        state = {COMPONENT_RL_MODULE: self._module_state()}
+        self.env_runner_group.foreach_env_runner(lambda runner: runner.set_state(state))
 
     def _module_state(self) -> dict[str, Any]:
         component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
@@ -80,7 +93,9 @@ class GaitwayPPO(PPO):
         model, observation_space, action_space = self.config.model_config, *self.env_runner_group.get_spaces()[DEFAULT_MODULE_ID]
         policy = MlpPolicy(observation_space.shape[0], action_space.shape[0], model["hidden"], model["activation"])
         # RLlib hands scalars such as the row count over as plain numbers.
-        policy.load_state_dict({name.removeprefix(prefix): torch.as_tensor(value) for name, value in state.items() if name.startswith(prefix)})
+        policy.load_state_dict(
+            {name.removeprefix(prefix): torch.as_tensor(value) for name, value in state.items() if name.startswith(prefix)}
+        )
         return policy.eval()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -52,7 +52,9 @@ class PPOConfig(Config):
     critic_warmup_iterations: int = Field(0, ge=0, description="iterations that train the critic alone before the actor may move")
 
     hidden: tuple[int, ...] = Field((128, 128), min_length=1, description="actor's hidden layers; a warm start brings its own")
-    activation: Literal["tanh", "relu", "elu"] = Field("elu", description="actor's and critic's activation; a warm start brings the actor's")
+    activation: Literal["tanh", "relu", "elu"] = Field(
+        "elu", description="actor's and critic's activation; a warm start brings the actor's"
+    )
     critic_hidden: tuple[int, ...] = Field((128, 128), min_length=1, description="critic's hidden layers")
     initial_action_std: float = Field(0.5, gt=0, description="exploration noise at the start, in normalised action units")
     update_normalizer: bool = Field(True, description="keep updating the observation statistics; off: freeze those of the warm start")

@@ -39,7 +39,8 @@ class EpisodesToTrainBatch(ConnectorV2):
     """Learner: episode fragments to one shuffled batch of rows with advantages and value targets.
 
     Columns: obs, actions, action_logp, advantages (standardised over the batch), value_targets and vf_preds (reward units), and
-    old_action_mean and old_action_log_std, from which an exact KL divergence is computed. Rows are real steps only; nothing is padded or masked.
+    old_action_mean and old_action_log_std, from which an exact KL divergence is computed. Rows are real steps only; nothing is
+    padded or masked.
     """
 
     def __init__(self, gamma: float, gae_lambda: float, generator: torch.Generator) -> None:
@@ -59,9 +60,7 @@ class EpisodesToTrainBatch(ConnectorV2):
         all_values = module.compute_values({Columns.OBS: all_observations})
         rewards = np.concatenate([episode.get_rewards() for episode in fragments])
         terminated = np.array([episode.is_terminated for episode in fragments])
-        advantages = torch.from_numpy(
-            generalized_advantages(rewards, all_values.numpy(), terminated, lengths, self.gamma, self.gae_lambda)
-        )
+        advantages = torch.from_numpy(generalized_advantages(rewards, all_values.numpy(), terminated, lengths, self.gamma, self.gae_lambda))
         # Each fragment's last observation only bootstraps: it is not a step.
         is_step = np.ones(len(all_observations), dtype=bool)
         is_step[np.cumsum(lengths + 1) - 1] = False

@@ -1,11 +1,11 @@
 """One PPO run from its configuration to checkpoints: what a Tune trial and a plain script both drive.
 
-    run = PPORun(PPOConfig(task="pidog_run"))
-    figures = run.evaluate()            # the starting policy, before any training
-    while run.env_steps < run.config.total_env_steps:
-        figures = run.advance()         # trains to the next report and evaluates
-        run.save(folder / "checkpoint")
-    run.close()
+run = PPORun(PPOConfig(task="pidog_run"))
+figures = run.evaluate()            # the starting policy, before any training
+while run.env_steps < run.config.total_env_steps:
+    figures = run.advance()         # trains to the next report and evaluates
+    run.save(folder / "checkpoint")
+run.close()
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ class SweepConfig(Config):
     metric: str = Field("evaluation/return", description="reported figure that ranks checkpoints and trials")
     mode: Literal["max", "min"] = Field("max", description="whether more of the metric is better")
     constraints: dict[str, Bound] = Field(
-        default_factory=dict, description="figures that a good checkpoint must keep within bounds; one that does not ranks below all that do"
+        default_factory=dict,
+        description="figures that a good checkpoint must keep within bounds; one that does not ranks below all that do",
     )
     num_trials: int = Field(4, ge=1, description="trials; the first runs the configuration as written")
     scheduler: AshaConfig | None = Field(default_factory=AshaConfig, description="early stopping; null: every trial runs to its end")

@@ -71,7 +71,10 @@ def run_sweep(config: SweepConfig, context: StageContext, folder: Path) -> Sweep
                 tune.with_resources(PPOTrial, tune.PlacementGroupFactory(bundles)),
                 name=EXPERIMENT,
                 storage_path=str(folder),
-                config={"sweep": config.model_dump(mode="json"), "sample": {path: _tune(domain) for path, domain in config.search_space.items()}},
+                config={
+                    "sweep": config.model_dump(mode="json"),
+                    "sample": {path: _tune(domain) for path, domain in config.search_space.items()},
+                },
                 num_samples=config.num_trials,
                 metric=SCORE,
                 mode="max",
@@ -173,21 +176,20 @@ def _record(result: Any, config: SweepConfig) -> TrialRecord:
     )
     metrics = result.metrics or {}
     env_steps = int(metrics.get("env_steps", 0))
-    if result.error is not None:
-        status = "failed"
-    else:
-        status = "finished" if env_steps >= config.ppo.total_env_steps else "stopped early"
+    ended = "finished" if env_steps >= config.ppo.total_env_steps else "stopped early"
     best = max(reports, key=lambda report: report[SCORE], default=None)
     return TrialRecord(
         trial_id=metrics.get("trial_id") or Path(result.path).name,
-        status=status,
+        status=ended if result.error is None else "failed",
         sample=(result.config or {}).get("sample", {}),
         env_steps=env_steps,
         last_value=metrics.get(config.metric),
         best_value=None if best is None else float(best[config.metric]),
         best_env_steps=None if best is None else int(best["env_steps"]),
         error=None if result.error is None else _cause(result.error),
-        warm_start_error=max((float(report["warm_start_error"]) for report in reports if report.get("warm_start_error") is not None), default=None),
+        warm_start_error=max(
+            (float(report["warm_start_error"]) for report in reports if report.get("warm_start_error") is not None), default=None
+        ),
         checkpoints=checkpoints,
     )
 
