@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
 import sys
 import time
@@ -25,7 +26,7 @@ import psutil
 
 from cluster.config import write_text_atomic
 from cluster.errors import ClusterError
-from cluster.runtime.processes import ProcessRecord, end_processes, serve_environment
+from cluster.runtime.processes import ProcessRecord, end_processes, haproxy_folder, serve_environment
 from cluster.settings import Settings
 
 __all__ = ["MARK", "Head", "ensure_head", "find_head", "head_processes", "prepare_authentication", "stop_head"]
@@ -76,6 +77,7 @@ def stop_head(settings: Settings) -> int:
     """End the head and all that it started; returns how many processes were ended. Safe when nothing runs."""
     with _lock(settings):
         ended = end_processes(head_processes(settings))
+        shutil.rmtree(haproxy_folder(settings), ignore_errors=True)
         _record(settings).unlink(missing_ok=True)
         return ended
 

@@ -20,7 +20,7 @@ from cluster.contract import PolicyContract
 from cluster.errors import BundleError, ClusterError
 from cluster.runtime.desired import desired_state
 from cluster.runtime.head import ensure_head, find_head, head_processes, stop_head
-from cluster.runtime.processes import haproxy_available, port_owner
+from cluster.runtime.processes import haproxy_available, haproxy_folder, port_owner
 from cluster.runtime.serve_config import ServeConfig, ServedPolicyConfig, SplitConfig
 from cluster.runtime.served import ServedState, ServedVersion
 from cluster.runtime.serving import haproxy_processes, refresh, serve_down, serve_status, serve_up
@@ -80,6 +80,7 @@ def endpoint(settings: Settings, versions: dict[str, int]) -> Iterator[dict[str,
     finally:
         stop_head(settings)
         assert head_processes(settings) == []
+        assert not haproxy_folder(settings).exists()
 
 
 @pytest.fixture
