@@ -23,7 +23,7 @@ lint: $(STAMP)
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
-	@.venv/bin/lint-imports
+	@.venv/bin/lint-imports --no-logo
 
 clean:
 	rm -rf .venv build dist *.egg-info

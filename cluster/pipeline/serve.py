@@ -31,10 +31,11 @@ def run(config: Config, context: StageContext) -> dict[str, Any]:
 
     settings = context.settings
     with context.progress.task("serve") as task:
-        policies = tuple(_without_settled_split(policy, context) for policy in config.serve.policies)
-        status = serve_up(settings, config.serve.model_copy(update={"policies": policies}), say=lambda text: task.update(message=text))
+        for policy in config.serve.policies:
+            _stop_outdated(policy, context)
+        status = serve_up(settings, config.serve, say=lambda text: task.update(message=text))
         with closing(open_database(settings)) as db:
-            found = {policy.policy: active_comparison(db, policy.policy) for policy in policies}
+            found = {policy.policy: active_comparison(db, policy.policy) for policy in config.serve.policies}
         comparisons = {policy: comparison.id for policy, comparison in found.items() if comparison is not None}
         task.update(message=f"{status['url']} through {status['proxy']}")
     return {"url": status["url"], "proxy": status["proxy"], "comparisons": {**_earlier(context), **comparisons}}
@@ -47,20 +48,19 @@ def still_valid(config: Config, context: StageContext, result: dict[str, Any]) -
     return bool(serve_status(context.settings)["running"])
 
 
-def _without_settled_split(policy: ServedPolicyConfig, context: StageContext) -> ServedPolicyConfig:
-    """Stop a comparison of other versions than today's aliases; start none where champion and challenger are the same version."""
+def _stop_outdated(policy: ServedPolicyConfig, context: StageContext) -> None:
+    """Stop a running comparison of other versions than today's aliases: this run's must take its place."""
     from cluster.store.comparisons import active_comparison, close_comparison
     from cluster.store.database import open_database
     from cluster.store.registry import get_version
 
     if policy.split is None:
-        return policy
+        return
     wanted = [str(get_version(context.settings, policy.policy, alias).version) for alias in policy.split.arms]
     with closing(open_database(context.settings)) as db:
         running = active_comparison(db, policy.policy)
         if running is not None and [arm.version for arm in running.arms] != wanted:
             close_comparison(db, running.id, "stopped", {"reason": "other versions took its place"})
-    return policy if len(set(wanted)) == len(wanted) else policy.model_copy(update={"split": None})
 
 
 def _earlier(context: StageContext) -> dict[str, str]:

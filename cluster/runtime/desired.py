@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cluster.errors import UsageError
 from cluster.runtime.serve_config import ServedPolicyConfig
 from cluster.runtime.served import ServedArm, ServedComparison, ServedPolicy, ServedState, ServedVersion
 from cluster.settings import Settings
@@ -47,7 +46,8 @@ def desired_state(settings: Settings, policies: Sequence[ServedPolicyConfig], st
     return ServedState(policies=served, database_url=url)
 
 
-def _start_comparison(settings: Settings, database: Database, policy: ServedPolicyConfig) -> Comparison:
+def _start_comparison(settings: Settings, database: Database, policy: ServedPolicyConfig) -> Comparison | None:
+    """Start the comparison that a ``split`` asks for; None when its arms are one version, as they are once a challenger has won."""
     from cluster.store.comparisons import Arm, NewComparison, create_comparison
     from cluster.store.registry import get_version
 
@@ -55,7 +55,7 @@ def _start_comparison(settings: Settings, database: Database, policy: ServedPoli
     assert split is not None
     versions = {alias: str(get_version(settings, policy.policy, alias).version) for alias in split.arms}
     if len(set(versions.values())) < len(versions):
-        raise UsageError(f"policy {policy.policy}: the arms {', '.join(versions)} are one version ({versions}); a split needs two")
+        return None
     arms = tuple(Arm(name=alias.removeprefix("@"), version=versions[alias], weight=weight) for alias, weight in split.arms.items())
     new = NewComparison(policy=policy.policy, arms=arms, **split.model_dump(exclude={"arms"}))
     return create_comparison(database, new)

@@ -156,6 +156,7 @@ def test_ray_job_submit_runs_the_sweep_on_the_running_head(own):
     [
         ("train", "start", "configs/train/pidog.yaml", "--set", "preset=debug"),
         ("pipeline", "run", "configs/pipelines/pidog_fast_runner.yaml", "--set", "preset=debug"),
+        ("pipeline", "run", "configs/pipelines/motion.yaml", "--set", "preset=debug"),
         ("serve", "up", "configs/serve/local.yaml"),
     ],
     ids=lambda arguments: arguments[2],
@@ -168,10 +169,11 @@ def test_every_other_configuration_runs(own, arguments):
 def test_no_configuration_is_left_out():
     run_here = {
         QUICKSTART,
-        "configs/sweeps/pidog_asha.yaml",
-        "configs/train/pidog.yaml",
+        "configs/pipelines/motion.yaml",
         "configs/pipelines/pidog_fast_runner.yaml",
         "configs/serve/local.yaml",
+        "configs/sweeps/pidog_asha.yaml",
+        "configs/train/pidog.yaml",
     }
     assert {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml")} == run_here
 
