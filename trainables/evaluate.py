@@ -1,4 +1,4 @@
-"""Stage: seeded episodes of each policy, with intervals. ``python -m trainables.evaluate configs/train/evaluation.yaml``."""
+"""Stage: seeded episodes of each policy, with intervals. ``python -m trainables.evaluate CONFIG.yaml``."""
 
 from __future__ import annotations
 

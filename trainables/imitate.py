@@ -1,4 +1,4 @@
-"""Stage: behaviour cloning of a dataset's expert. ``python -m trainables.imitate configs/train/imitation.yaml``."""
+"""Stage: behaviour cloning of a dataset's expert. ``python -m trainables.imitate CONFIG.yaml``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage: checkpoint -> ONNX + contract, parity check, latency. ``python -m trainables.export configs/train/export.yaml``."""
+"""Stage: checkpoint -> ONNX + contract, parity check, latency. ``python -m trainables.export CONFIG.yaml``."""
 
 from __future__ import annotations
 

@@ -129,6 +129,12 @@ def test_a_killed_worker_costs_nothing_but_time(ray_session, expert_dataset: Pat
         assert torch.equal(tensor, expected.best[name]), name
     assert epochs[-1] == 10
 
+    # A driver that died after the last checkpoint: the same call finds everything done in the storage and trains nothing.
+    epochs.clear()
+    found = train_models(read_dataset(expert_dataset, columns=COLUMNS), spec, tmp_path / "storage", "killed", tmp_path / "scratch", on_rows)
+    assert not epochs
+    assert found["mlp"]["history"] == states["mlp"]["history"]
+
 
 def test_two_workers_share_the_frames_and_agree(ray_session, expert_dataset: Path, tmp_path: Path) -> None:
     config = configured(num_workers=2)
