@@ -30,10 +30,10 @@ class PPOConfig(Config):
     seed: int = Field(0, ge=0, description="seed of networks, sampling and environments")
 
     total_env_steps: int = Field(200_000, ge=1, description="environment (control) steps to train for")
-    num_envs: int = Field(64, ge=1, description="parallel environments in each env runner")
+    num_envs: int = Field(32, ge=1, description="parallel environments in each env runner")
     num_env_runners: int = Field(0, ge=0, description="remote env runners; 0: sample in the trial's own process")
-    batch_size: int = Field(8_192, ge=2, description="environment steps per training iteration")
-    minibatch_size: int = Field(1_024, ge=1, description="rows per gradient step")
+    batch_size: int = Field(2_048, ge=2, description="environment steps per training iteration")
+    minibatch_size: int = Field(256, ge=1, description="rows per gradient step")
     num_epochs: int = Field(4, ge=1, description="passes over each batch")
     report_every_env_steps: int = Field(16_384, ge=1, description="environment steps between evaluations, reports and checkpoints")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how checkpoints are compared")
