@@ -133,6 +133,8 @@ def _start(settings: Settings, num_cpus: int | None) -> Head:
         **settings.as_environment(),
         MARK: str(settings.home),
         "RAY_AUTH_MODE": auth_mode,
+        # A job's entry point says `python`: it has to be this one, also where nobody activated the environment.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Progress bars and warnings of worker processes belong in their logs.
