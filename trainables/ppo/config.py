@@ -38,7 +38,7 @@ class PPOConfig(Config):
     report_every_env_steps: int = Field(16_384, ge=1, description="environment steps between evaluations, reports and checkpoints")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how checkpoints are compared")
 
-    learning_rate: float = Field(3e-4, gt=0, description="Adam step size at the start")
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="Adam step size at the start")
     final_learning_rate: float | None = Field(None, ge=0, description="Adam step size at total_env_steps, linear between; None: constant")
     gamma: float = Field(0.99, gt=0, le=1, description="discount per control step")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation")

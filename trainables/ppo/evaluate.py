@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from cluster.errors import UsageError
 from trainables.networks.policies import Policy
 from trainables.ppo.config import PPOConfig
 from trainables.ppo.tasks import make_vector_task
@@ -16,7 +17,7 @@ __all__ = ["evaluate_policy"]
 def evaluate_policy(policy: Policy, config: PPOConfig) -> dict[str, float]:
     """Mean of each episode metric over ``config.evaluation.episodes`` episodes, one per environment, with the action mean.
 
-    An episode that is still going after ``max_steps`` is left out; when all are, the result is empty.
+    An episode that is still going after ``max_steps`` is left out. Raises ``UsageError`` when all are.
     """
     evaluation = config.evaluation
     task = make_vector_task(config.task, evaluation.episodes, evaluation.task_config or config.task_config, evaluation.seed)
@@ -36,4 +37,6 @@ def evaluate_policy(policy: Policy, config: PPOConfig) -> dict[str, float]:
         if not waiting.any():
             break
     task.close()
+    if not finished:
+        raise UsageError(f"no evaluation episode ended within evaluation.max_steps {evaluation.max_steps}; make it longer than an episode")
     return {name: float(np.concatenate(values).mean()) for name, values in finished.items()}
