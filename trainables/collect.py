@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Config as BaseConfig
 from cluster.config import parse_config
@@ -49,6 +49,11 @@ class Config(BaseConfig):
     validation_fraction: float = Field(0.15, ge=0, lt=1, description="share of each gait's episodes held out for validation")
     seed: int = Field(0, ge=0, description="of every random draw; the same seed gives the same digest")
 
+    @field_validator("motions")
+    @classmethod
+    def _motions_exist(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(_find_motion(path) for path in value)
+
     @model_validator(mode="after")
     def _known(self) -> Config:
         # Imported here: a pipeline imports every stage to check its configuration, and these need NumPy and Gymnasium.
@@ -83,7 +88,7 @@ def run(config: Config, context: StageContext) -> dict[str, Any]:
     from trainables.datasets.collection import collect
     from trainables.motions.load import load_motion
 
-    motions = [load_motion(_find_motion(path)) for path in config.motions]
+    motions = [load_motion(path) for path in config.motions]
     return collect(config, motions, context.folder / "data", context.settings, context.progress, overwrite=True)
 
 
@@ -123,6 +128,7 @@ def import_motion(
     if not name.replace("_", "").replace("-", "").isalnum():
         raise UsageError(f"dataset name {name!r}: use letters, digits, - and _ only; give one with --name")
     task, rate_hz = task_of_robot(robot)
+    motion = load_motion(path, name)
     config = Config(
         task=task,
         gaits={},
@@ -132,15 +138,16 @@ def import_motion(
         validation_fraction=0.125,
         seed=seed,
     )
-    motion = load_motion(path, name)
     return collect(config, [motion], datasets_folder(settings) / name, settings, progress or Progress(mode="quiet"), overwrite=False)
 
 
 def _find_motion(path: Path) -> Path:
     """The file as given; else below the folder that holds the code, for clips that the project ships; else a shipped clip by name."""
     code = Path(__file__).resolve().parents[1]
-    candidates = (path, code / path, code / "trainables" / "motions" / "clips" / path)
-    return next((candidate for candidate in candidates if candidate.is_file()), path)
+    for candidate in (path, code / path, code / "trainables" / "motions" / "clips" / path):
+        if candidate.is_file():
+            return candidate
+    raise ValueError(f"there is no motion file {path}, neither as given nor among the clips in trainables/motions/clips")
 
 
 if __name__ == "__main__":

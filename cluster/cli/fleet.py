@@ -11,7 +11,7 @@ from cluster.cli.output import JsonOption, SetOption, print_json, print_table, s
 from cluster.config import parse_config
 from cluster.progress import Progress
 from cluster.settings import Settings
-from cluster.stage import StageContext, new_run_folder
+from cluster.stage import StageContext
 
 __all__ = ["app"]
 
@@ -33,7 +33,7 @@ def run(
     settings = Settings.from_environment()
     values = {"policy": policy, "robots": robots, "episodes": episodes, "seed": seed, **({"url": url} if url else {})}
     config = parse_config(values, stage.Config, set_ or (), source="fleet run")
-    context = StageContext(folder=new_run_folder(settings, "fleet"), settings=settings, progress=Progress(mode="json" if json_ else "auto"))
+    context = StageContext(folder=settings.experiments_path, settings=settings, progress=Progress(mode="json" if json_ else "auto"))
     result = stage.run(config, context)
     if json_:
         print_json(result)

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from cluster.config import Config as BaseConfig
 from cluster.config import parse_config, write_text_atomic
-from cluster.errors import GaitwayError
+from cluster.errors import ConfigError, GaitwayError
 from cluster.stage import StageContext, load_stage, stage_main
 
 __all__ = ["Config", "run"]
@@ -34,7 +34,10 @@ class Config(BaseConfig):
     @field_validator("fleet")
     @classmethod
     def _fleet_is_valid(cls, value: dict[str, Any]) -> dict[str, Any]:
-        parse_config(value, load_stage(FLEET).Config, source="fleet")
+        try:
+            parse_config(value, load_stage(FLEET).Config, source="fleet")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return value
 
 

@@ -19,9 +19,9 @@ import httpx
 import psutil
 
 from cluster.config import load_config, save_config
-from cluster.errors import BundleError, ClusterError
+from cluster.errors import BundleError, ClusterError, GaitwayError
 from cluster.runtime.desired import desired_state
-from cluster.runtime.head import MARK, Head, ensure_head, head_processes
+from cluster.runtime.head import MARK, Head, ensure_head, find_head, head_processes, stop_head
 from cluster.runtime.processes import HAPROXY_VARIABLE, end_processes, haproxy_folder, port_owner
 from cluster.runtime.serve_api import APPLICATION, ServeApi, foreign_address, last_line, own_head
 from cluster.runtime.serve_config import ServeConfig
@@ -56,12 +56,18 @@ def serve_up(settings: Settings, config: ServeConfig, say: Say = lambda text: No
     """
     say("looking up versions")
     with _one_at_a_time(settings):
+        had_head = find_head(settings) is not None
         with ThreadPoolExecutor(2) as pool:
             # Each takes seconds: importing MLflow's client, and Ray's processes.
             wanted = pool.submit(desired_state, settings, config.policies, start_comparisons=True)
             started = pool.submit(_ready_cluster, settings, config)
             started.result()
-            state = _with_options(wanted.result(), config)
+            try:
+                state = _with_options(wanted.result(), config)
+            except GaitwayError:
+                if not had_head:
+                    stop_head(settings)  # started for an endpoint that will not be
+                raise
         save_config(config, _record(settings))
         api = ServeApi(settings)
         api.deploy(_application(settings, config, state))

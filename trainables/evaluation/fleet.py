@@ -23,6 +23,8 @@ from trainables.envs.base import BatchedTask
 
 __all__ = ["Fleet"]
 
+_FIRST_ANSWER_S = 5.0
+
 OnProgress = Callable[[int, str], None]
 """Told the number of finished episodes and a line of figures."""
 
@@ -65,6 +67,7 @@ class Fleet:
         self, task: BatchedTask, *, url: str, policy: str, metric: str, episodes: int, timeout_s: float = 2.0, retry_s: float = 60.0
     ) -> None:
         self._task, self._url, self._policy, self._metric, self._episodes = task, url, policy, metric, episodes
+        self._timeout_s, self._retry_s = timeout_s, retry_s
         run = secrets.token_hex(4)  # episodes of another run, or of this one before it was killed, have other names
         self._names = iter(f"{task.name}-{run}-{number}" for number in range(episodes))
         self._robots = [
@@ -115,7 +118,10 @@ class Fleet:
         }
 
     async def _check_policy(self) -> None:
-        described = await self._robots[0].client.describe()
+        # Patience is for an endpoint that restarts under way; one that is not there at the start is said at once.
+        patience_s = min(self._retry_s, _FIRST_ANSWER_S)
+        async with AsyncPolicyClient(self._url, self._policy, "fleet", timeout_s=self._timeout_s, retry_s=patience_s) as client:
+            described = await client.describe()
         for label, fields in (("observation", self._task.observation_fields), ("action", self._task.action_fields)):
             wanted = [(item["name"], tuple(item["shape"])) for item in described[label]]
             given = [(item.name, item.shape) for item in fields]
