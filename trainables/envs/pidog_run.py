@@ -28,6 +28,8 @@ _FALLEN_UP = 0.5
 _FALLEN_HEIGHT_M = 0.055
 """... or the hips are this low; sitting they are at 0.072."""
 _INITIAL_JOINT_NOISE_RAD = 0.01
+_TURN_AVERAGE_S = 1.0
+"""About a gait cycle: a trot rocks from side to side within it, and only what is left on average bends the path."""
 
 
 class PhysicsConfig(Config):
@@ -48,7 +50,7 @@ class RewardConfig(Config):
     obstacle_clearance: float = Field(1.0, description="minus the share by which the nearest box is closer than the safe distance")
     smoothness: float = Field(0.5, description="minus the mean squared change of the joint targets, rad²")
     energy: float = Field(0.02, description="minus the servos' power, W")
-    heading: float = Field(0.15, description="minus the squared yaw rate, rad²/s²")
+    heading: float = Field(5.0, description="minus the squared yaw rate, averaged over a second, rad²/s²")
     lateral_velocity: float = Field(2.0, description="minus the squared sideways velocity, m²/s²")
     alive: float = Field(0.5, description="1 for every step")
 
@@ -151,7 +153,7 @@ class PiDogRun(BatchedTask):
         self._gravity = np.zeros((num_envs, 3))
         self._velocity_m_s = np.zeros((num_envs, 2))
         """Forward and sideways velocity of the body along its own heading, mean over the last control period."""
-        self._yaw_rate_rad_s = np.zeros(num_envs)
+        self._turn_rate_rad_s = np.zeros(num_envs)
         self._power_w = np.zeros(num_envs)
         self._energy_j = np.zeros(num_envs)
         self._forward_m = np.zeros(num_envs)
@@ -187,6 +189,7 @@ class PiDogRun(BatchedTask):
         self.physics.place(envs, joints, targets, height_m, pitch_rad)
         self._energy_j[envs] = 0.0
         self._forward_m[envs] = 0.0
+        self._turn_rate_rad_s[envs] = 0.0
 
     def _standing_on_feet(self, joint_position_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Body height and nose-up pitch that put the lowest front and rear feet on the ground. Shape (n, num_joints) -> (n,), (n,)."""
@@ -208,13 +211,9 @@ class PiDogRun(BatchedTask):
 
         w, x, y, z = physics.qpos[:, 3:7].T
         self._gravity = np.stack([2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1], axis=-1)
-        yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-        velocity = (physics.qpos[:, :2] - start_xy) / self.control_dt_s
-        cosine, sine = np.cos(yaw), np.sin(yaw)
-        self._velocity_m_s = np.stack(
-            [cosine * velocity[:, 0] + sine * velocity[:, 1], cosine * velocity[:, 1] - sine * velocity[:, 0]], axis=-1
-        )
-        self._yaw_rate_rad_s = self._gyro[:, :, 2].mean(axis=1)
+        # Along and across the heading that the episode began with: along the robot's own, running in circles would pay.
+        self._velocity_m_s = (physics.qpos[:, :2] - start_xy) / self.control_dt_s
+        self._turn_rate_rad_s += (self._gyro[:, :, 2].mean(axis=1) - self._turn_rate_rad_s) * (self.control_dt_s / _TURN_AVERAGE_S)
         self._power_w = np.abs(self._torque * self._speed).sum(axis=-1).mean(axis=0)
         self._energy_j += self._power_w * self.control_dt_s * active
         self._forward_m += self._velocity_m_s[:, 0] * self.control_dt_s * active
@@ -252,7 +251,7 @@ class PiDogRun(BatchedTask):
             "obstacle_clearance": -np.clip(1.0 - clearance_m / safe_m, 0.0, 1.0),
             "smoothness": -(self._action_change_rad**2).mean(axis=1),
             "energy": -self._power_w,
-            "heading": -(self._yaw_rate_rad_s**2),
+            "heading": -(self._turn_rate_rad_s**2),
             "lateral_velocity": -(self._velocity_m_s[:, 1] ** 2),
             "alive": np.ones(self.num_envs),
         }
@@ -261,7 +260,7 @@ class PiDogRun(BatchedTask):
         return (-self._gravity[:, 2] < _FALLEN_UP) | (self.physics.qpos[:, 2] < _FALLEN_HEIGHT_M)
 
     def _episode_metrics(self) -> dict[str, np.ndarray]:
-        """Mean velocity along the robot's own heading; distance along the heading that it started with; servo energy."""
+        """Mean velocity and distance along the heading that the episode began with; servo energy."""
         duration_s = np.maximum(self.episode_steps, 1) * self.control_dt_s
         return {
             "forward_velocity_m_s": self._forward_m / duration_s,

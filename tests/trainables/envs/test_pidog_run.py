@@ -355,3 +355,27 @@ def test_wild_actions_never_break_the_physics():
         observation, rewards, *_ = task.step(rng.choice([-1.0, 1.0], (16, 12)))
         assert np.isfinite(observation).all()
         assert np.isfinite(rewards).all()
+
+
+def test_speed_counts_along_the_heading_at_the_start():
+    task = make(2, command={"gaits": {"trot_forward": 1.0}}, obstacles={"count": 0}, max_episode_steps=200, **PLAIN)
+    task.reset()
+    quarter_turn = np.array([np.cos(np.pi / 4), 0.0, 0.0, np.sin(np.pi / 4)])
+    task.physics.qpos[1, 3:7] = quarter_turn  # this one trots across, not along
+    for _ in range(200):
+        *_, infos = task.step(expert_actions(task))
+    velocity_m_s = infos["episode_metrics"]["forward_velocity_m_s"]
+    assert velocity_m_s[0] > 0.08
+    assert abs(velocity_m_s[1]) < 0.03
+    np.testing.assert_allclose(velocity_m_s * 200 * task.control_dt_s, infos["episode_metrics"]["distance_m"], atol=0.01)
+
+
+def test_turning_costs_and_rocking_within_a_gait_cycle_hardly_does():
+    task = make(2, command={"gaits": {"trot_forward": 1.0}}, obstacles={"count": 0}, **PLAIN)
+    task.reset()
+    for _ in range(100):
+        task.physics.qvel[1, 5] = 1.0  # robot 1 is turned at 1 rad/s
+        *_, infos = task.step(expert_actions(task))
+    straight, turning = infos["reward_terms"]["heading"]
+    assert straight > -0.05
+    assert turning < 10 * min(straight, -0.001)
