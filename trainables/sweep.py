@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import write_text_atomic
+from cluster.errors import UsageError
 from cluster.stage import StageContext, stage_main
 from trainables.sweeps.config import SweepConfig
 
@@ -32,6 +33,8 @@ def run(config: SweepConfig, context: StageContext) -> dict[str, Any]:
 
     warm_start = config.ppo.warm_start or context.results.get("imitate", {}).get("checkpoint")
     if warm_start is not None:
+        if not (Path(warm_start) / "policy.json").is_file():
+            raise UsageError(f"ppo.warm_start {warm_start}: no policy checkpoint is there; give a folder with policy.json and policy.pt")
         ppo = config.ppo.model_copy(update={"warm_start": Path(warm_start).expanduser().resolve()})
         config = config.model_copy(update={"ppo": ppo})
     folder = context.folder / "rl_model"

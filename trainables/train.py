@@ -5,7 +5,7 @@ A sweep of one trial: the same checkpoints, records and resumption after a crash
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ class Config(PPOConfig):
     """One PPO run, and by which figure its checkpoints are ranked."""
 
     metric: str = Field("evaluation/return", description="reported figure that ranks checkpoints")
-    mode: str = Field("max", pattern="^(max|min)$", description="max or min: whether more of the metric is better")
+    mode: Literal["max", "min"] = Field("max", description="whether more of the metric is better")
     constraints: dict[str, Bound] = Field(default_factory=dict, description="figures that a good checkpoint must keep within bounds")
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -186,7 +187,7 @@ def _record(result: Any, config: SweepConfig) -> TrialRecord:
         last_value=metrics.get(config.metric),
         best_value=None if best is None else float(best[config.metric]),
         best_env_steps=None if best is None else int(best["env_steps"]),
-        error=None if result.error is None else _cause(result.error),
+        error=None if result.error is None else _cause(result),
         warm_start_error=max(
             (float(report["warm_start_error"]) for report in reports if report.get("warm_start_error") is not None), default=None
         ),
@@ -194,14 +195,24 @@ def _record(result: Any, config: SweepConfig) -> TrialRecord:
     )
 
 
-def _cause(error: BaseException) -> str:
-    """The last line of a trial's traceback: the exception itself, without Ray's layers around it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+def _cause(result: Any) -> str:
+    """The last exception of a failed trial's traceback that says something, without Ray's layers around it.
+
+    RLlib wraps what an environment raises in a RuntimeError without a message; only Tune's error file has the whole chain.
+    """
+    written = _error_file(result)
+    text = written.read_text(encoding="utf-8", errors="replace") if written.is_file() else str(result.error)
+    lines = [line for line in text.splitlines() if line.strip()]
+    spoken = [line for line in lines if re.match(r"[A-Za-z_][\w.]*: \S", line)]
+    return (spoken or lines or [type(result.error).__name__])[-1].strip()[:300]
+
+
+def _error_file(result: Any) -> Path:
+    return Path(result.path) / "error.txt"
 
 
 def _all_failed(results: Any) -> GaitwayError:
     first = next((result for result in results if result.error is not None), None)
     if first is None:
         return GaitwayError("no trial got as far as a checkpoint; give the sweep more time (time_budget_s) or env steps")
-    return GaitwayError(f"all {len(results)} trials failed; the first: {_cause(first.error)} (log: {Path(first.path) / 'error.txt'})")
+    return GaitwayError(f"all {len(results)} trials failed; the first: {_cause(first)} (log: {_error_file(first)})")
