@@ -45,6 +45,9 @@ def ray_session(settings: Settings, num_cpus: int | None = None) -> Iterator[Non
         "configure_logging": False,
         "runtime_env": {"env_vars": settings.as_environment()},
     }
+    # Inside `ray job submit --runtime-env-json '{"env_vars": {"GAITWAY_HOME": ...}}'` both name the same variables, and Ray refuses that
+    # even when they are equal. Ours were read from the job's.
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     if address is None:
         options |= {"num_cpus": num_cpus or os.cpu_count(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
