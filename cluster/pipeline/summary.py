@@ -75,7 +75,7 @@ def _verdict(compare: dict[str, Any] | None) -> str:
     difference, (low, high) = report["difference"], report["interval"]
     sure = f"{100 * (1 - report['alpha']):g} % confidence sequence {low:+.3f} to {high:+.3f}"
     decided, counted = report["decided_at_episode"], report["episodes"]
-    episodes = f"after {counted} live episodes" + (f", decided at the {decided}th" if decided and decided != counted else "")
+    episodes = f"after {counted} live episodes" + (f", decided at episode {decided}" if decided and decided != counted else "")
     if report["decision"] == "promote":
         return f"The {challenger} won: {difference:+.3f} {metric} against the {champion} ({sure}) {episodes}. It is @champion now."
     if report["decision"] == "keep":
