@@ -206,6 +206,8 @@ def _free_ports(wanted: list[int]) -> list[int]:
     try:
         for port in wanted:
             listener = socket.socket()
+            # A port whose last connections are still winding down is free for a new listener.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sockets.append(listener)
             try:
                 listener.bind(("127.0.0.1", port))
