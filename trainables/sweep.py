@@ -52,7 +52,9 @@ def run(config: SweepConfig, context: StageContext) -> dict[str, Any]:
         "env_steps": checkpoint.env_steps,
         "trials": [record.as_json() for record in outcome.trials],
         "warm_start": str(warm_start) if warm_start is not None else None,
-        "warm_start_max_abs_error": max((record.warm_start_error or 0.0 for record in outcome.trials), default=0.0),
+        "warm_start_max_abs_error": max(
+            (record.warm_start_error for record in outcome.trials if record.warm_start_error is not None), default=None
+        ),
         "sweep_folder": str(folder),
         "run_id": outcome.run_id,
     }

@@ -49,7 +49,8 @@ class PPOTrial(tune.Trainable):
         if not self._started:
             self._started = True
             if self._run.env_steps == 0:
-                return self._report(self._baseline() | {"warm_start_error": self._run.warm_start_error()})
+                warm = self._run.config.warm_start is not None
+                return self._report(self._baseline() | ({"warm_start_error": self._run.warm_start_error()} if warm else {}))
         return self._report(self._run.advance())
 
     def _baseline(self) -> dict[str, float]:
