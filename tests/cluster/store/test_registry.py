@@ -41,7 +41,7 @@ def test_a_registered_version_does_not_need_its_origin(mlflow_settings: Settings
     bundle = make_bundle(policy)
     register_bundle(mlflow_settings, policy, bundle)
     shutil.rmtree(bundle)
-    get_version(mlflow_settings, policy, 1).load()
+    assert get_version(mlflow_settings, policy, 1).load().contract.policy == policy
 
 
 def test_aliases_move(mlflow_settings: Settings, policy: str, make_bundle: MakeBundle) -> None:
