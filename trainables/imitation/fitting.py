@@ -7,6 +7,7 @@ run that resumes after a crash goes on exactly as the uninterrupted one would ha
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ VALIDATION_ROWS = 8192
 
 
 @dataclass
-class Fit:
+class Fit(ABC):
     """One network on its way; subclasses say what an epoch is."""
 
     policy: Policy
@@ -80,13 +81,13 @@ class Fit:
         for name in ("epoch", "best_epoch", "best_loss", "finished", "history", "best"):
             setattr(self, name, state[name])
 
+    @abstractmethod
     def _train(self, generator: torch.Generator) -> float:
         """One pass over the training split -> mean loss over its updates."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _validate(self) -> float:
         """Mean squared error over the validation split of all workers."""
-        raise NotImplementedError
 
     def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)

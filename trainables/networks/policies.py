@@ -7,6 +7,7 @@ Both map a flat observation to a *normalised* action in the task's units of [-1,
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ def mlp(sizes: Sequence[int], activation: Activation = "elu", output_gain: float
     return nn.Sequential(*layers)
 
 
-class Policy(nn.Module):
+class Policy(nn.Module, ABC):
     """What imitation trains, PPO continues from and export writes out."""
 
     kind: str
@@ -43,18 +44,18 @@ class Policy(nn.Module):
     state_shapes: dict[str, tuple[int, ...]]
     """Recurrent state by name, without the batch axis; empty for a stateless policy."""
 
+    @abstractmethod
     def step(self, observation: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """One control step. (batch, observation_size) and state (batch, ...) -> (batch, action_size) normalised action mean, next state."""
-        raise NotImplementedError
 
     def initial_state(self, batch: int) -> dict[str, Tensor]:
         """All-zero recurrent state for ``batch`` robots."""
         device = next(self.parameters()).device
         return {name: torch.zeros(batch, *shape, device=device) for name, shape in self.state_shapes.items()}
 
+    @abstractmethod
     def architecture(self) -> dict[str, Any]:
         """Arguments that ``build_policy`` needs to make an untrained copy."""
-        raise NotImplementedError
 
 
 class MlpPolicy(Policy):
