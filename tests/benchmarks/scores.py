@@ -1,0 +1,157 @@
+"""What is learnt in a million steps, over several seeds; every finished run is one line of ``scores.jsonl``, so a killed one goes on.
+
+Two runs at a time, each with a core of its own. The score of a run is the mean return of its last policy, without exploration noise,
+over 20 episodes of Gymnasium's own environment; the training episodes' return is recorded beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import shutil
+import statistics
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import scipy.stats
+
+from tests.benchmarks.processes import benchmark_environment, run_measured
+
+__all__ = ["BARS", "Bar", "Interval", "interval", "measure", "missing", "read", "table"]
+
+PRESET = "best"
+_TIMEOUT_S = 3 * 3600.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a score is held against."""
+
+    ours: float
+    """What we want to reach."""
+    tianshou: float
+    """PPO in Tianshou's MuJoCo benchmark (its README): best evaluation within 1M steps, mean of 10 seeds, on the older v3 / v2 tasks."""
+
+
+BARS = {
+    "HalfCheetah-v5": Bar(4000, 5784),
+    "Hopper-v5": Bar(2200, 2609),
+    "Walker2d-v5": Bar(2800, 3588),
+    "InvertedPendulum-v5": Bar(1000, 1000),
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and half the width of its 95 % interval; the latter is NaN for one value."""
+
+    mean: float
+    half_width: float
+    count: int
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Student's t interval over seeds."""
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return Interval(mean, math.nan, count)
+    quantile = float(scipy.stats.t.ppf(0.975, count - 1))
+    return Interval(mean, quantile * statistics.stdev(values) / math.sqrt(count), count)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Finished runs; the last line is left out when the program was killed while it was written."""
+    runs = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            runs.append(json.loads(line))
+        except ValueError:
+            continue
+    return runs
+
+
+def missing(path: Path, tasks: Iterable[str], seeds: int, env_steps: int) -> list[tuple[str, int]]:
+    """(task, seed) of the runs still to be done; seed by seed, so that an early look sees every task."""
+    done = {(run["task"], run["seed"]) for run in read(path) if run["total_env_steps"] == env_steps}
+    tasks = list(tasks)
+    return [(task, seed) for seed in range(seeds) for task in tasks if (task, seed) not in done]
+
+
+def measure(path: Path, tasks: Iterable[str], seeds: int, env_steps: int, home: Path, say: Callable[[str], None], commit: str) -> None:
+    """Do all missing runs. Raises ``GaitwayError`` when one fails; what finished before is kept."""
+    cores: queue.SimpleQueue[int] = queue.SimpleQueue()
+    usable = sorted(os.sched_getaffinity(0))[:2]
+    for core in usable:
+        cores.put(core)
+    lock = threading.Lock()
+
+    def one(task: str, seed: int) -> None:
+        core = cores.get()
+        try:
+            run = _train(task, seed, env_steps, home / f"{task}-{seed}", core)
+        finally:
+            cores.put(core)
+        with lock:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(run | {"commit": commit}) + "\n")
+            say(
+                f"{task:<20} seed {seed}  score {run['score']:>8,.0f}  training return {run['episode_return_mean']:>8,.0f}"
+                f"  {run['wall_s']:>6,.0f} s"
+            )
+
+    with ThreadPoolExecutor(len(usable)) as pool:
+        for future in [pool.submit(one, task, seed) for task, seed in missing(path, tasks, seeds, env_steps)]:
+            future.result()
+
+
+def _train(task: str, seed: int, env_steps: int, home: Path, core: int) -> dict[str, Any]:
+    """One run from start to score, on one core."""
+    environment = benchmark_environment(home, {"OMP_NUM_THREADS": "1"})
+    settings = (f"task={task}", f"preset={PRESET}", f"total_env_steps={env_steps}", f"seed={seed}")
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    train = (sys.executable, "-m", "trainables.train", "configs/train/gymnasium_mujoco.yaml", *chosen, "--json")
+    result = run_measured(train, environment, _TIMEOUT_S, cores=[core])
+    score = (sys.executable, "-m", "tests.benchmarks.evaluate_checkpoint", result["checkpoint"], task)
+    evaluated = run_measured(score, environment, _TIMEOUT_S, cores=[core])
+    shutil.rmtree(home)
+    return {
+        "task": task,
+        "seed": seed,
+        "total_env_steps": env_steps,
+        "env_steps": result["env_steps"],
+        "score": evaluated["return_mean"],
+        "episode_return_mean": result["episode_return_mean"],
+        "env_steps_per_s": result["env_steps_per_s"],
+        "wall_s": result["wall_s"],
+    }
+
+
+def table(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text: task, steps, seeds, score and training return with their intervals, bar, Tianshou, reached or not."""
+    rows = []
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault((run["task"], run["total_env_steps"]), []).append(run)
+    for (task, env_steps), group in sorted(groups.items(), key=lambda item: (list(BARS).index(item[0][0]), item[0][1])):
+        score, trained = (interval([run[figure] for run in group]) for figure in ("score", "episode_return_mean"))
+        bar = BARS[task]
+        rows.append(
+            [
+                task,
+                f"{env_steps:,}",
+                str(score.count),
+                f"{score.mean:,.0f} ± {score.half_width:,.0f}",
+                f"{trained.mean:,.0f} ± {trained.half_width:,.0f}",
+                f"{bar.ours:,.0f}",
+                "yes" if score.mean >= bar.ours else "no",
+                f"{bar.tianshou:,.0f}",
+            ]
+        )
+    return rows
