@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from cluster.config import write_text_atomic
 from cluster.errors import GaitwayError
 
 __all__ = ["NON_FINITE_FILE", "NonFiniteError"]
@@ -34,9 +32,9 @@ class NonFiniteError(GaitwayError):
         """Pickled by its own arguments: Ray carries it from an env runner to the trial."""
         return type(self), (self.what, self.env_index, self.step, self.last_finite)
 
-    def save(self, folder: Path) -> Path:
-        """Write the report to ``folder`` and return its path."""
-        folder.mkdir(parents=True, exist_ok=True)
-        report = {"what": self.what, "env_index": self.env_index, "step": self.step, "last_finite": self.last_finite}
-        write_text_atomic(folder / NON_FINITE_FILE, json.dumps(report, indent=2) + "\n")
-        return folder / NON_FINITE_FILE
+    def report(self) -> str:
+        """The error as JSON text."""
+        return (
+            json.dumps({"what": self.what, "env_index": self.env_index, "step": self.step, "last_finite": self.last_finite}, indent=2)
+            + "\n"
+        )

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import write_text_atomic
 from cluster.errors import UsageError
 from cluster.stage import StageContext, stage_main
 from trainables.sweeps.config import SweepConfig
 
-__all__ = ["Config", "run"]
+if TYPE_CHECKING:
+    from trainables.sweeps.runner import SweepOutcome
+
+__all__ = ["Config", "run", "run_with_outcome"]
 
 Config = SweepConfig
 
@@ -27,6 +30,11 @@ def run(config: SweepConfig, context: StageContext) -> dict[str, Any]:
         checkpoint (policy folder), best_trial, best_config, metric, value, env_steps, trials, warm_start, warm_start_max_abs_error,
         sweep_folder, run_id.
     """
+    return run_with_outcome(config, context)[0]
+
+
+def run_with_outcome(config: SweepConfig, context: StageContext) -> tuple[dict[str, Any], SweepOutcome]:
+    """``run``, and what the sweep left beside the result."""
     from cluster.runtime.session import ray_session
     from trainables.sweeps.results import copy_folder_atomic
     from trainables.sweeps.runner import run_sweep
@@ -59,7 +67,7 @@ def run(config: SweepConfig, context: StageContext) -> dict[str, Any]:
         "run_id": outcome.run_id,
     }
     write_text_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    return result
+    return result, outcome
 
 
 def _shared_folder(folder: Path, context: StageContext) -> Path:

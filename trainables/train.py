@@ -1,10 +1,11 @@
-"""Train one policy with PPO: ``python -m trainables.train configs/train/pidog.yaml``.
+"""Train one policy with PPO: ``python -m trainables.train configs/train/pidog.yaml --json``.
 
 A sweep of one trial: the same checkpoints, records and resumption after a crash, nothing searched and nobody stopped early.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,6 +17,8 @@ from trainables.sweeps.config import Bound, SweepConfig
 
 __all__ = ["Config", "run"]
 
+_RATES = ("env_steps_per_s", "sampling_env_steps_per_s", "learning_env_steps_per_s")
+
 
 class Config(PPOConfig):
     """One PPO run, and by which figure its checkpoints are ranked."""
@@ -26,12 +29,34 @@ class Config(PPOConfig):
 
 
 def run(config: Config, context: StageContext) -> dict[str, Any]:
-    """Train under ``<run>/rl_model/``; the result is that of ``trainables.sweep``."""
+    """Train under ``<run>/rl_model/``.
+
+    Returns:
+        The result of ``trainables.sweep``, and: env_steps (trained, not those of the best checkpoint), env_steps_per_s,
+        sampling_env_steps_per_s and learning_env_steps_per_s (medians over the iterations after the first),
+        episode_return_mean (last 100 training episodes; null before the first ended), wall_s (this call).
+    """
+    started_s = time.perf_counter()
     ppo = PPOConfig(**{name: getattr(config, name) for name in PPOConfig.model_fields})
     single = SweepConfig(
-        ppo=ppo, metric=config.metric, mode=config.mode, constraints=config.constraints, num_trials=1, scheduler=None, search_space={}
+        ppo=ppo,
+        metric=config.metric,
+        mode=config.mode,
+        constraints=config.constraints,
+        num_trials=1,
+        scheduler=None,
+        search_space={},
     )
-    return sweep.run(single, context)
+    result, outcome = sweep.run_with_outcome(single, context)
+    last = outcome.best.trial.last_figures
+    return {
+        **result,
+        "checkpoint_env_steps": result["env_steps"],
+        "env_steps": outcome.best.trial.env_steps,
+        **{name: last.get(name) for name in _RATES},
+        "episode_return_mean": last.get("train/return"),
+        "wall_s": round(time.perf_counter() - started_s, 3),
+    }
 
 
 if __name__ == "__main__":

@@ -37,14 +37,16 @@ class RunningNormalizer(nn.Module):
     def update(self, batch: Tensor) -> None:
         """Merge the statistics of ``batch``, shape (..., size)."""
         rows = batch.reshape(-1, batch.shape[-1]).to(torch.float64)
-        added = rows.shape[0]
-        if added == 0:
-            return
-        batch_mean, batch_var = rows.mean(0), rows.var(0, correction=0)
-        total = self.count + added
-        delta = batch_mean - self.mean.to(torch.float64)
-        merged_mean = self.mean + delta * (added / total)
-        moment = self.var.to(torch.float64) * self.count + batch_var * added + delta**2 * (self.count * added / total)
+        if rows.shape[0]:
+            self.merge(torch.tensor(float(rows.shape[0]), dtype=torch.float64), rows.mean(0), rows.var(0, correction=0))
+
+    @torch.no_grad()
+    def merge(self, count: Tensor, mean: Tensor, var: Tensor) -> None:
+        """Merge moments measured over ``count`` rows: their mean and population variance, float64. Shapes (), (size,), (size,)."""
+        total = self.count + count
+        delta = mean - self.mean.to(torch.float64)
+        merged_mean = self.mean + delta * (count / total)
+        moment = self.var.to(torch.float64) * self.count + var * count + delta**2 * (self.count * count / total)
         self.mean.copy_(merged_mean.to(self.mean.dtype))
         self.var.copy_((moment / total).to(self.var.dtype))
         self.count.copy_(total)

@@ -1,44 +1,34 @@
-"""Generalised advantage estimation (Schulman et al. 2016) over many episode fragments at once."""
+"""Generalised advantage estimation (Schulman et al. 2016), all environments at once."""
 
 from __future__ import annotations
 
-import numpy as np
+import torch
+from torch import Tensor
 
 __all__ = ["generalized_advantages"]
 
 
-def generalized_advantages(
-    rewards: np.ndarray, values: np.ndarray, terminated: np.ndarray, lengths: np.ndarray, gamma: float, gae_lambda: float
-) -> np.ndarray:
-    """Advantages of fragments that lie one after another in flat arrays.
+def generalized_advantages(rewards: Tensor, values: Tensor, terminated: Tensor, ended: Tensor, gamma: float, gae_lambda: float) -> Tensor:
+    """Advantages of a batch of steps.
 
-    A fragment of length L has L rewards and L + 1 values: the last one is of the observation after its last step, and stands
-    in for the rest of the return unless the fragment ends in a terminal state (so truncation bootstraps, termination does not).
+    ``values[t + 1]`` is of the observation after step ``t``, also where an episode ended there: it stands in for the rest of the
+    return unless the end was a termination (a cut-off episode bootstraps). Nothing flows back over an episode's end.
 
     Args:
-        rewards: of every step. Shape (sum(lengths),).
-        values: of every observation. Shape (sum(lengths + 1),).
-        terminated: whether each fragment ends in a terminal state. Shape (fragments,), bool.
-        lengths: steps in each fragment. Shape (fragments,), int.
+        rewards: shape (T, N).
+        values: shape (T + 1, N).
+        terminated: the episode ended for good. Shape (T, N), bool.
+        ended: the episode ended in either way. Shape (T, N), bool.
         gamma: discount per step.
         gae_lambda: weight of longer returns.
 
     Returns:
-        Advantages, shape (sum(lengths),), float32.
+        Shape (T, N). What stands at a step that only reset its environment means nothing.
     """
-    longest = int(lengths.max(initial=0))
-    # Right-aligned rows: every fragment ends in the last column, so one backward loop over time serves all of them.
-    step_mask = np.arange(longest) >= longest - lengths[:, None]
-    value_mask = np.arange(longest + 1) >= longest - lengths[:, None]
-    padded_rewards = np.zeros((len(lengths), longest))
-    padded_rewards[step_mask] = rewards
-    padded_values = np.zeros((len(lengths), longest + 1))
-    padded_values[value_mask] = values
-    padded_values[:, -1] *= ~terminated
-    deltas = padded_rewards + gamma * padded_values[:, 1:] - padded_values[:, :-1]
-    advantages = np.empty_like(deltas)
-    running = np.zeros(len(lengths))
-    for column in range(longest - 1, -1, -1):
-        running = deltas[:, column] + gamma * gae_lambda * running
-        advantages[:, column] = running
-    return advantages[step_mask].astype(np.float32)
+    deltas = rewards + gamma * values[1:] * ~terminated - values[:-1]
+    carry = gamma * gae_lambda * ~ended
+    advantages = torch.empty_like(deltas)
+    running = torch.zeros_like(deltas[0])
+    for step in range(len(deltas) - 1, -1, -1):
+        running = torch.addcmul(deltas[step], carry[step], running, out=advantages[step])
+    return advantages

@@ -5,40 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gymnasium
+import ray
 import torch
+from ray.exceptions import RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.algorithms.ppo import PPOConfig as RLlibPPOConfig
-from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.tune.registry import register_env
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    TIMERS,
+)
 
 from cluster.errors import UsageError
 from trainables.networks.checkpoint import load_policy, save_policy
-from trainables.networks.policies import MlpPolicy
+from trainables.networks.policies import MlpPolicy, Policy, build_policy
 from trainables.ppo.config import PPOConfig
-from trainables.ppo.connectors import ActionsToNumpy, StackObservations
+from trainables.ppo.distributions import make_distribution
+from trainables.ppo.env_runner import BatchedEnvRunner
+from trainables.ppo.fragment import Fragment
 from trainables.ppo.learner import PPOLearner
-from trainables.ppo.module import ActorCritic
-from trainables.ppo.tasks import find_collector, rllib_environment
+from trainables.ppo.module import ActorCritic, actor_architecture
+from trainables.ppo.sampling import FragmentSource
 
 __all__ = ["POLICY_FOLDER", "GaitwayPPO", "GaitwayPPOConfig", "build_algorithm", "load_warm_start"]
 
 POLICY_FOLDER = "policy"
 """Folder inside a checkpoint that ``trainables.networks.checkpoint.load_policy`` reads."""
-_ENVIRONMENT = "gaitway-task"
-
-
-class EpisodeMetrics(RLlibCallback):
-    """Logs what the task measured in each finished episode, once per fragment."""
-
-    def on_sample_end(self, *, env_runner: Any, metrics_logger: Any, samples: list[Any], **kwargs: Any) -> None:
-        """Means over the episodes that ended in this fragment, under ``env_runners/episode/<name>``."""
-        for name, values in find_collector(env_runner.env).drain().items():
-            for value in values:
-                metrics_logger.log_value(("episode", name), float(value), reduce="mean", window=100)
 
 
 class GaitwayPPOConfig(RLlibPPOConfig):
@@ -60,42 +58,62 @@ class GaitwayPPO(PPO):
         return GaitwayPPOConfig()
 
     def setup(self, config: GaitwayPPOConfig) -> None:
-        """Build everything, then put the warm start into the learner and all env runners."""
+        """Build everything, then put the warm start into the learners."""
         super().setup(config)
         settings = self.config.settings
+        self._source = FragmentSource(self.env_runner_group, self.config.sample_timeout_s)
         if settings.warm_start is not None:
             policy = load_warm_start(settings.warm_start, settings.task)
             state = self._module_state()
             state |= {f"actor.{name}": tensor.numpy() for name, tensor in policy.state_dict().items()}
             self.learner_group.set_state({COMPONENT_LEARNER: {COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: state}}})
-            self._force_weights()
+        self._weights = self._sampling_weights()
+
+    def training_step(self) -> None:
+        """One batch: sampled now, or while the last one was learned from (``overlap``)."""
+        overlap = self.config.settings.overlap
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            fragment, runner_metrics = self._source.collect(self._weights)
+            self.metrics.aggregate(runner_metrics, key=ENV_RUNNER_RESULTS)
+            if overlap:
+                self._source.ask(self._weights)
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            env_steps = int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)))
+            answers = self._learn(fragment, env_steps)
+            self.metrics.aggregate([metrics for metrics, _ in answers], key=LEARNER_RESULTS)
+            self._weights = next(weights for _, weights in answers if weights is not None)
+
+    def _learn(self, fragment: Fragment, env_steps: int) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+        group = self.learner_group
+        if group.is_local:
+            return [group._learner.learn(fragment, env_steps)]
+        requests = [learner.learn.remote(part, env_steps) for learner, part in zip(group._workers, fragment.split(len(group)), strict=True)]
+        try:
+            return ray.get(requests)
+        except RayTaskError as error:
+            raise error.cause from None
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        """Restore everything, also in env runners that sampled with other weights before."""
+        """Restore everything; what is being sampled belongs to other weights and is dropped."""
         super().load_checkpoint(checkpoint_dir)
-        self._force_weights()
+        self._source.forget()
+        self._weights = self._sampling_weights()
 
-    def _force_weights(self) -> None:
-        """Give every env runner the learner's weights.
-
-        RLlib's own synchronisation skips runners whose weights carry the same sequence number, whatever they are.
-        """
-        state = {COMPONENT_RL_MODULE: self._module_state()}
-        self.env_runner_group.foreach_env_runner(lambda runner: runner.set_state(state))
+    def _sampling_weights(self) -> dict[str, Any]:
+        return next(iter(self.learner_group.foreach_learner(lambda learner: learner.sampling_weights()))).get()
 
     def _module_state(self) -> dict[str, Any]:
         component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
         return self.learner_group.get_state(components=component)[COMPONENT_LEARNER][COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]
 
-    def policy(self) -> MlpPolicy:
+    def policy(self) -> Policy:
         """A copy of the actor as the learner has it now, with its statistics; in eval mode."""
-        prefix, state = "actor.", self._module_state()
-        model, observation_space, action_space = self.config.model_config, *self.env_runner_group.get_spaces()[DEFAULT_MODULE_ID]
-        policy = MlpPolicy(observation_space.shape[0], action_space.shape[0], model["hidden"], model["activation"])
-        # RLlib hands scalars such as the row count over as plain numbers.
-        policy.load_state_dict(
-            {name.removeprefix(prefix): torch.as_tensor(value) for name, value in state.items() if name.startswith(prefix)}
-        )
+        prefix = "actor."
+        observation_space, action_space = self.env_runner_group.get_spaces()[DEFAULT_MODULE_ID]
+        inputs = make_distribution(action_space, 1.0).input_size
+        policy = build_policy(actor_architecture(self.config.model_config, observation_space.shape[0], inputs))
+        weights = {name.removeprefix(prefix): value for name, value in self._weights.items() if name.startswith(prefix)}
+        policy.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
         return policy.eval()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -123,69 +141,58 @@ def load_warm_start(folder: Path, task: str) -> MlpPolicy:
 
 
 def build_algorithm(settings: PPOConfig) -> GaitwayPPO:
-    """An algorithm ready to train. ``num_env_runners`` 0 keeps sampling and learning in this process."""
+    """An algorithm ready to train. ``num_env_runners`` 0 and ``num_learners`` 0 keep everything in this process."""
     torch.set_num_threads(settings.torch_threads)
-    hidden, activation = settings.hidden, settings.activation
-    if settings.warm_start is not None:
-        architecture = load_warm_start(settings.warm_start, settings.task).architecture()
-        hidden, activation = architecture["hidden"], architecture["activation"]
-    learning_rate: Any = settings.learning_rate
-    if settings.final_learning_rate is not None:
-        learning_rate = [[0, settings.learning_rate], [settings.total_env_steps, settings.final_learning_rate]]
-    register_env(_ENVIRONMENT, rllib_environment)
-    # RLlib registers its environment under this one name for every algorithm of a process, and Gymnasium warns about the second.
-    gymnasium.registry.pop("rllib-single-agent-env-v0", None)
     config = (
         GaitwayPPOConfig()
-        .environment(
-            _ENVIRONMENT,
-            env_config={"task": settings.task, "task_config": settings.model_dump(mode="json")["task_config"], "seed": settings.seed},
-            normalize_actions=False,  # the task clips to [-1, 1] and scales
-            clip_actions=False,
-            disable_env_checking=True,
-        )
+        .environment("gaitway", disable_env_checking=True)  # only a name: the env runner makes its own
         .env_runners(
+            env_runner_cls=BatchedEnvRunner,
             num_env_runners=settings.num_env_runners,
             num_envs_per_env_runner=settings.num_envs,
-            gym_env_vectorize_mode=gymnasium.VectorizeMode.VECTOR_ENTRY_POINT,
             rollout_fragment_length=settings.batch_steps_per_env,
             batch_mode="truncate_episodes",
-            env_to_module_connector=lambda env, spaces, device: StackObservations(),
-            module_to_env_connector=lambda env, spaces: ActionsToNumpy(),
-            add_default_connectors_to_env_to_module_pipeline=False,
-            add_default_connectors_to_module_to_env_pipeline=False,
             num_cpus_per_env_runner=1,
+            sample_timeout_s=600.0,
         )
-        .learners(num_learners=0, num_gpus_per_learner=0, add_default_connectors_to_learner_pipeline=False)
+        .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1.0)
+        .learners(
+            num_learners=settings.num_learners,
+            num_gpus_per_learner=settings.gpus_per_learner,
+            num_cpus_per_learner=1,
+        )
         .training(
             learner_class=PPOLearner,
-            lr=learning_rate,
-            gamma=settings.gamma,
-            lambda_=settings.gae_lambda,
             train_batch_size_per_learner=settings.batch_steps_per_env * settings.num_envs * max(1, settings.num_env_runners),
             minibatch_size=settings.minibatch_size,
             num_epochs=settings.num_epochs,
-            clip_param=settings.clip,
-            entropy_coeff=settings.entropy_coefficient,
-            use_kl_loss=settings.kl_coefficient > 0,
-            kl_coeff=settings.kl_coefficient,
-            kl_target=settings.kl_target,
-            grad_clip=settings.max_gradient_norm,
-            grad_clip_by="global_norm",
+            lr=settings.learning_rate,
+            gamma=settings.gamma,
         )
         .rl_module(
-            rl_module_spec=RLModuleSpec(module_class=ActorCritic),
+            rl_module_spec=RLModuleSpec(module_class=module_class(settings)),
             model_config={
-                "hidden": list(hidden),
-                "activation": activation,
+                "actor": _actor(settings),
                 "critic_hidden": list(settings.critic_hidden),
                 "critic_activation": settings.activation,
                 "initial_action_std": settings.initial_action_std,
             },
         )
-        .callbacks(EpisodeMetrics)
         .debugging(seed=settings.seed, log_level="ERROR")
-        .reporting(min_time_s_per_iteration=0, metrics_num_episodes_for_smoothing=max(1, settings.num_envs))
+        .reporting(min_time_s_per_iteration=0)
     )
     config.settings = settings
     return config.build_algo()
+
+
+def _actor(settings: PPOConfig) -> dict[str, Any]:
+    """The actor's architecture without its sizes, which the task decides."""
+    if settings.warm_start is not None:
+        architecture = load_warm_start(settings.warm_start, settings.task).architecture()
+        return {name: value for name, value in architecture.items() if name not in ("observation_size", "action_size")}
+    return {"kind": "mlp", "hidden": list(settings.hidden), "activation": settings.activation}
+
+
+def module_class(settings: PPOConfig) -> type[ActorCritic]:
+    """The network's class."""
+    return ActorCritic

@@ -1,96 +1,215 @@
-"""The learner: PPO's clipped loss on whole tensors, a critic warm-up, and the observation statistics merged after the updates."""
+"""The learner: PPO on whole tensors, one or many processes; no connectors, no per-row Python.
+
+One update: scale the rewards, advantages over [T, N], then ``num_epochs`` passes over one shuffled tensor. The statistics of the
+observations are merged only after the updates: during them the log probabilities must be those that the batch was sampled with.
+
+With several learners each holds some of the environments and takes its share of every minibatch; gradients, statistics and
+advantage moments are summed over all of them (gloo or NCCL), so the result is that of one learner with all the rows.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
+import numpy as np
 import torch
-from ray.rllib.algorithms.ppo.ppo import LEARNER_RESULTS_KL_KEY
-from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
-from ray.rllib.evaluation.postprocessing import Postprocessing
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
-from torch import Tensor
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from torch import Tensor, distributed
 
-from trainables.ppo.connectors import EpisodesToTrainBatch
-from trainables.ppo.module import gaussian_entropy, gaussian_kl, gaussian_log_prob
+from trainables.nonfinite import NonFiniteError
+from trainables.ppo.advantages import generalized_advantages
+from trainables.ppo.batch import FragmentTensors, Rows, TrainBatch
+from trainables.ppo.flat import flatten_parameters
+from trainables.ppo.fragment import Fragment
+from trainables.ppo.loss import ppo_loss
+from trainables.ppo.micro_batch import MicroBatches
+from trainables.ppo.module import ActorCritic
+from trainables.ppo.moments import all_moments, all_sum
+from trainables.ppo.schedules import adapted_learning_rate, linear
 
 __all__ = ["PPOLearner"]
 
+Weights = dict[str, np.ndarray]
 
-class PPOLearner(PPOTorchLearner):
-    """RLlib's PPO learner with our batch, our loss and our statistics; ``config.settings`` is a ``trainables.ppo.PPOConfig``."""
+
+class PPOLearner(TorchLearner):
+    """RLlib's learner with our update; ``config.settings`` is a ``trainables.ppo.PPOConfig``.
+
+    Attributes:
+        actor_critic: the network.
+    """
 
     def build(self) -> None:
-        """Build, and make the learner pipeline one piece."""
+        """Build network and optimizer; all learners start from the first one's weights."""
         super().build()
         settings = self.config.settings
+        self._shared = self.distributed
         self._generator = torch.Generator().manual_seed(settings.seed)
-        self._train_batch = EpisodesToTrainBatch(settings.gamma, settings.gae_lambda, self._generator)
-        self._learner_connector.append(self._train_batch)
-        self._actor_moves = settings.critic_warmup_env_steps == 0
+        self._micro_batches = MicroBatches(settings.micro_batch_size)
+        self._loss = torch.compile(self._row_loss) if settings.compile else self._row_loss
+        self._no_figures = torch.zeros(5, device=self._device)
+        self._last_finite: dict[str, float] = {}
+        if self._shared:
+            for tensor in (self._flat.data, *self.actor_critic.buffers()):
+                distributed.broadcast(tensor, src=0)
+
+    @property
+    def actor_critic(self) -> ActorCritic:
+        """The network, without RLlib's wrappers."""
+        return self.module[DEFAULT_MODULE_ID].unwrapped()
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Nothing: gradients lie in one tensor, and one all-reduce of it is all that torch's wrapper would do."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """Adam with the epsilon of the original PPO (1e-5); RLlib's default is torch's 1e-8."""
-        parameters = self.get_parameters(self._module[module_id])
-        optimizer = torch.optim.Adam(parameters, eps=1e-5)
-        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=config.lr)
+        """Adam over one tensor, with the epsilon of the original PPO (1e-5); torch's default is 1e-8."""
+        self._flat = flatten_parameters(list(self._module[module_id].parameters()))
+        optimizer = torch.optim.Adam([self._flat], lr=config.settings.learning_rate, eps=1e-5, fused=True)
+        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=[self._flat])
 
-    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Decide whether this batch may move the actor."""
-        super().before_gradient_based_update(timesteps=timesteps)
-        # The count includes the batch at hand, so the first K batches are those with a count up to K batches.
-        self._actor_moves = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0) > self.config.settings.critic_warmup_env_steps
+    def compute_loss_for_module(self, **kwargs: Any) -> Tensor:
+        """RLlib's hook; this learner has one loop of its own."""
+        raise NotImplementedError("PPOLearner learns from fragments: call learn()")
 
-    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Merge the batch's observations into the statistics.
+    def learn(self, fragment: Fragment, env_steps: int) -> tuple[dict[str, Any], Weights | None]:
+        """One PPO update.
 
-        Only now: during the updates the log probabilities must be those that the batch was sampled with.
+        Args:
+            fragment: this learner's share of the batch.
+            env_steps: environment steps of the whole run, this batch included.
+
+        Returns:
+            RLlib metrics, and from the first learner the new weights of the env runners.
+
+        Raises:
+            NonFiniteError: before a loss or gradient that is not finite could change anything.
         """
-        super().after_gradient_based_update(timesteps=timesteps)
-        if self.config.settings.update_normalizer and self._train_batch.observations is not None:
-            self.module[DEFAULT_MODULE_ID].unwrapped().actor.normalizer.update(self._train_batch.observations)
-        self._train_batch.observations = None
-
-    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
-        """Clipped surrogate, value loss in standard deviations of the return, entropy bonus and an optional KL penalty."""
-        module = self.module[module_id].unwrapped()
-        settings = config.settings
-        mean, log_std = fwd_out["action_mean"], fwd_out["action_log_std"]
-        log_ratio = gaussian_log_prob(batch[Columns.ACTIONS], mean, log_std) - batch[Columns.ACTION_LOGP]
-        ratio = torch.exp(log_ratio)
-        advantages = batch[Postprocessing.ADVANTAGES]
-        policy_loss = -torch.min(advantages * ratio, advantages * torch.clamp(ratio, 1 - settings.clip, 1 + settings.clip)).mean()
-
-        value, target = fwd_out["normalized_value"], module.normalize_values(batch[Postprocessing.VALUE_TARGETS])
-        squared_error = (value - target).square()
-        if settings.value_clip is not None:
-            old_value = module.normalize_values(batch[Columns.VF_PREDS])
-            clipped = old_value + torch.clamp(value - old_value, -settings.value_clip, settings.value_clip)
-            squared_error = torch.max(squared_error, (clipped - target).square())
-        value_loss = 0.5 * squared_error.mean()
-
-        entropy = gaussian_entropy(log_std)
-        # Schulman's low-variance estimator of KL(old || new); http://joschu.net/blog/kl-approx.html
-        kl = (ratio - 1 - log_ratio).mean()
-        actor_loss = policy_loss - self.entropy_coeff_schedulers_per_module[module_id].get_current_value() * entropy
-        if config.use_kl_loss:
-            kl = gaussian_kl(batch["old_action_mean"], batch["old_action_log_std"], mean, log_std).mean()
-            actor_loss = actor_loss + self.curr_kl_coeffs_per_module[module_id] * kl
-        # A zero gradient leaves Adam's fresh moments at zero, so during the warm-up the actor does not move at all.
-        loss = (actor_loss if self._actor_moves else 0.0 * actor_loss) + settings.value_coefficient * value_loss
-        self.metrics.log_dict(
-            {
-                POLICY_LOSS_KEY: policy_loss.detach(),
-                VF_LOSS_KEY: value_loss.detach(),
-                ENTROPY_KEY: entropy.detach(),
-                LEARNER_RESULTS_KL_KEY: kl.detach(),
-                "clip_fraction": ((ratio - 1).abs() > settings.clip).float().mean(),
-                "action_std": torch.exp(log_std.detach()).mean(),
-            },
-            key=module_id,
-            window=1,
+        started_s = time.perf_counter()
+        settings, module = self.config.settings, self.actor_critic
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        if not settings.adaptive_learning_rate:
+            done = (env_steps - settings.batch_size) / settings.total_env_steps
+            optimizer.param_groups[0]["lr"] = linear(settings.learning_rate, settings.final_learning_rate, done)
+        self._entropy_coefficient = linear(
+            settings.entropy_coefficient, settings.final_entropy_coefficient, env_steps / settings.total_env_steps
         )
-        return loss
+        # The count includes the batch at hand, so the first K batches are those with a count up to K batches.
+        self._actor_moves = env_steps > settings.critic_warmup_env_steps
+        observations = torch.from_numpy(fragment.observations).to(self._device)
+        with torch.no_grad():
+            tensors = FragmentTensors.from_fragment(fragment, module.actor.normalizer(observations), self._scaled_rewards(fragment))
+        figures: dict[str, float] = {}
+        for epoch in range(settings.num_epochs):
+            if epoch == 0 or settings.recompute_advantages:
+                batch = self._batch(tensors)
+            figures = self._epoch(batch, optimizer, with_figures=epoch == settings.num_epochs - 1)
+        if settings.adaptive_learning_rate and self._actor_moves:
+            rate = optimizer.param_groups[0]["lr"]
+            optimizer.param_groups[0]["lr"] = adapted_learning_rate(rate, figures["kl"], settings.kl_target)
+        if settings.normalize_observations and settings.update_normalizer:
+            module.actor.normalizer.merge(*all_moments(observations[:-1][tensors.valid], self._shared))
+        self._weights_seq_no += 1
+        figures |= {"learning_rate": optimizer.param_groups[0]["lr"], "entropy_coefficient": self._entropy_coefficient}
+        figures |= {**module.distribution.figures(), "learning_s": time.perf_counter() - started_s}
+        if self._micro_batches.limit:
+            figures["micro_batch_size"] = self._micro_batches.limit
+        for name, value in figures.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
+        first = not self._shared or distributed.get_rank() == 0
+        return self.metrics.reduce(), self.sampling_weights() if first else None
+
+    def sampling_weights(self) -> Weights:
+        """What an env runner needs to act: a copy of the actor and its distribution."""
+        state = self.actor_critic.state_dict()
+        return {name: state[name].cpu().numpy().copy() for name in state if name.startswith(("actor.", "distribution."))}
+
+    @torch.no_grad()
+    def _scaled_rewards(self, fragment: Fragment) -> Tensor:
+        settings, scale = self.config.settings, self.actor_critic.reward_scale
+        rewards = torch.from_numpy(fragment.rewards).to(self._device)
+        if settings.return_scaling != "rewards":
+            return rewards
+        returns = torch.from_numpy(fragment.discounted_returns[fragment.valid]).to(self._device)
+        scale.merge(*all_moments(returns.unsqueeze(-1), self._shared))
+        return torch.clamp(rewards * torch.rsqrt(scale.var + scale.eps), -settings.reward_clip, settings.reward_clip)
+
+    @torch.no_grad()
+    def _batch(self, tensors: FragmentTensors) -> TrainBatch:
+        settings, module = self.config.settings, self.actor_critic
+        length = settings.sequence_length if settings.network == "lstm" else 0
+        values = module.fragment_values(tensors, length)
+        returns = module.value_scale.to_returns(values)
+        advantages = generalized_advantages(
+            tensors.rewards, returns, tensors.terminated, tensors.ended, settings.gamma, settings.gae_lambda
+        )
+        targets = returns[:-1] + advantages
+        if settings.return_scaling == "popart":
+            module.value_scale.update(*all_moments(targets[tensors.valid], self._shared), module.critic[-1])
+        _, mean, variance = all_moments(advantages[tensors.valid], self._shared)
+        advantages = (advantages - mean.to(advantages.dtype)) / (variance.sqrt().to(advantages.dtype) + 1e-8)
+        scale = module.value_scale
+        return TrainBatch(tensors, advantages, scale.to_values(targets), scale.to_values(returns[:-1]), length)
+
+    def _epoch(self, batch: TrainBatch, optimizer: torch.optim.Optimizer, with_figures: bool) -> dict[str, float]:
+        """One pass over the batch; the means of the loss terms when they are asked for."""
+        settings, gradient = self.config.settings, self._flat.grad
+        pieces = batch.cut(settings.minibatch_size, self._generator, self._shared)
+        steps = all_sum(torch.tensor([float(batch.steps_of(piece)) for piece in pieces], device=self._device), self._shared).tolist()
+        sums = torch.zeros(5, device=self._device)
+        for index, piece in enumerate(pieces):
+            done = sums.clone()
+
+            def begin(done: Tensor = done) -> None:
+                gradient.zero_()
+                sums.copy_(done)
+
+            def run(part: list[Tensor], of: float = steps[index]) -> None:
+                loss, terms = self._loss(batch.rows(part), with_figures)
+                (loss / of).backward()
+                sums.add_(terms)
+
+            self._micro_batches.accumulate(piece, batch.steps_per_item, begin, run)
+            norm = float(all_sum(gradient, self._shared).norm())
+            if not math.isfinite(norm):
+                raise NonFiniteError("the loss or its gradient", None, index, self._last_finite)
+            self._last_finite["gradient_norm"] = norm
+            if norm > settings.max_gradient_norm:
+                gradient.mul_(settings.max_gradient_norm / norm)
+            optimizer.step()
+        if not with_figures:
+            return {}
+        names = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
+        means = (all_sum(sums, self._shared) / sum(steps)).tolist()
+        self._last_finite |= dict(zip(names, means, strict=True))
+        return dict(self._last_finite)
+
+    def _row_loss(self, rows: Rows, with_figures: bool) -> tuple[Tensor, Tensor]:
+        """The loss summed over a minibatch's rows, and the sums of its terms (no gradient). Shapes (), (5,)."""
+        settings, module = self.config.settings, self.actor_critic
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            inputs, values = module.evaluate_rows(rows)
+        inputs, values = inputs.float(), values.float()
+        distribution, count = module.distribution, len(rows.advantages)
+        terms = ppo_loss(
+            log_prob=distribution.log_prob(inputs, rows.actions),
+            old_log_prob=rows.log_probs,
+            advantages=rows.advantages,
+            value=values,
+            old_value=rows.values,
+            target=rows.targets,
+            clip=settings.clip,
+            value_clip=settings.value_clip,
+            with_figures=with_figures,
+        )
+        loss = settings.value_coefficient * terms.value
+        entropy = distribution.entropy(inputs) * count if with_figures or self._entropy_coefficient else None
+        if self._actor_moves:
+            loss = loss + terms.policy
+            if self._entropy_coefficient:
+                loss = loss - self._entropy_coefficient * entropy
+        if not with_figures:
+            return loss, self._no_figures
+        return loss, torch.stack([terms.policy, terms.value, entropy, terms.kl, terms.clipped]).detach()

@@ -1,114 +1,99 @@
-"""The network that RLlib samples from and trains: our own actor and critic with their statistics as buffers.
+"""The network that the env runners sample from and the learner trains: our own actor and critic with their statistics as buffers.
 
-The actor is a ``trainables.networks.MlpPolicy``, normaliser included, so an imitation policy loads into it and a trained one is
-saved from it without conversion. All statistics are buffers: they travel with the weights to every env runner, into every
-checkpoint and through a population-based clone.
+The actor is a ``trainables.networks`` policy, normaliser included, so an imitation policy loads into it and a trained one is saved
+from it without conversion. All statistics are buffers: they travel with the weights to every env runner, into every checkpoint and
+through a population-based clone.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainables.networks.policies import MlpPolicy, mlp
+from trainables.networks.normalizer import RunningNormalizer
+from trainables.networks.policies import build_policy, mlp
+from trainables.ppo.batch import FragmentTensors, Rows
+from trainables.ppo.distributions import make_distribution
+from trainables.ppo.value_scale import ValueScale
 
-__all__ = ["ActorCritic", "gaussian_entropy", "gaussian_kl", "gaussian_log_prob"]
+__all__ = ["ActorCritic", "actor_architecture"]
 
-
-def gaussian_log_prob(actions: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log density of a diagonal Gaussian. Shapes (..., n), (..., n), (n,) -> (...)."""
-    deviation = (actions - mean) * torch.exp(-log_std)
-    return -0.5 * (deviation.square() + math.log(2 * math.pi)).sum(-1) - log_std.sum(-1)
-
-
-def gaussian_entropy(log_std: Tensor) -> Tensor:
-    """Entropy of a diagonal Gaussian in nats. Shape (n,) -> ()."""
-    return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+State = dict[str, Tensor]
 
 
-def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
-    """KL(first || other) of diagonal Gaussians. Shapes (..., n), (n,), (..., n), (n,) -> (...)."""
-    variance_ratio = torch.exp(2 * (log_std - other_log_std))
-    distance = ((mean - other_mean) * torch.exp(-other_log_std)).square()
-    return 0.5 * (variance_ratio + distance - 1 - torch.log(variance_ratio)).sum(-1)
+def actor_architecture(model_config: dict[str, Any], observation_size: int, action_inputs: int) -> dict[str, Any]:
+    """What ``build_policy`` needs to make this run's actor; ``action_inputs`` is the size of the distribution's input."""
+    return {**model_config["actor"], "observation_size": observation_size, "action_size": action_inputs}
 
 
 class ActorCritic(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
-    """Gaussian policy with a state-independent standard deviation, and a separate critic on the same normalised observation.
+    """An actor over a state-independent deviation (or logits), and a separate critic on the same normalised observation.
 
-    The critic works in standard deviations of the return, and its scale is kept by PopArt (van Hasselt et al. 2016): rewards may
-    be of any size. ``model_config``: hidden, activation, critic_hidden, initial_action_std.
+    ``model_config``: actor (architecture without sizes), critic_hidden, critic_activation, initial_action_std.
     """
 
-    value_mean: Tensor
-    value_std: Tensor
-    value_count: Tensor
-
     def setup(self) -> None:
-        """Build the networks for flat Box observations and actions."""
-        observation_size, action_size = self.observation_space.shape[0], self.action_space.shape[0]
-        activation = self.model_config["activation"]
-        self.actor = MlpPolicy(observation_size, action_size, self.model_config["hidden"], activation)
-        self.log_std = nn.Parameter(torch.full((action_size,), math.log(self.model_config["initial_action_std"])))
-        self.critic = mlp([observation_size, *self.model_config["critic_hidden"], 1], self.model_config["critic_activation"])
-        self.register_buffer("value_mean", torch.zeros(()))
-        self.register_buffer("value_std", torch.ones(()))
-        self.register_buffer("value_count", torch.zeros((), dtype=torch.float64))
+        """Build the networks for flat observations."""
+        observation_size = self.observation_space.shape[0]
+        self.distribution = make_distribution(self.action_space, self.model_config["initial_action_std"])
+        self.actor = build_policy(actor_architecture(self.model_config, observation_size, self.distribution.input_size))
+        self.critic = mlp([self._critic_inputs(), *self.model_config["critic_hidden"], 1], self.model_config["critic_activation"])
+        self.value_scale = ValueScale()
+        self.reward_scale = RunningNormalizer(1)
+
+    def _critic_inputs(self) -> int:
+        return self.observation_space.shape[0]
 
     def get_non_inference_attributes(self) -> list[str]:
         """What an env runner does not need."""
-        return ["critic", "value_mean", "value_std", "value_count"]
+        return ["critic", "value_scale", "reward_scale"]
+
+    # Sampling ------------------------------------------------------------------------------------------------------------
+
+    def initial_state(self, num_envs: int) -> State:
+        """Recurrent state at the start of an episode; empty for a stateless actor. Shapes (num_envs, ...)."""
+        return self.actor.initial_state(num_envs)
+
+    def act(self, observations: Tensor, state: State, starts: Tensor) -> tuple[Tensor, State]:
+        """Input of the distribution for each environment, and the next state.
+
+        Args:
+            observations: raw. Shape (N, observation_size).
+            state: see ``initial_state``; empty here.
+            starts: where an episode begins and the state is forgotten. Shape (N,), bool.
+        """
+        return self.actor(observations), {}
+
+    # Learning ------------------------------------------------------------------------------------------------------------
+
+    def fragment_values(self, tensors: FragmentTensors, sequence_length: int) -> Tensor:
+        """The critic's value of every observation, in its own units. Shape (T + 1, N)."""
+        return self.critic(tensors.normalized_observations).squeeze(-1)
+
+    def evaluate_rows(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Distribution inputs and values (critic's units) of a minibatch. Shapes (rows, input_size), (rows,)."""
+        return self.actor.network(rows.observations), self.critic(rows.observations).squeeze(-1)
+
+    # RLlib's side --------------------------------------------------------------------------------------------------------
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         with torch.no_grad():
-            return {Columns.ACTIONS: self.actor(batch[Columns.OBS])}
+            return {Columns.ACTIONS: self.distribution.mode(self.actor(batch[Columns.OBS]))}
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         with torch.no_grad():
-            mean = self.actor(batch[Columns.OBS])
-            actions = mean + torch.exp(self.log_std) * torch.randn_like(mean)
-            return {Columns.ACTIONS: actions, Columns.ACTION_LOGP: gaussian_log_prob(actions, mean, self.log_std)}
+            inputs = self.actor(batch[Columns.OBS])
+            actions = self.distribution.sample(inputs, self.distribution.draw_noise(tuple(inputs.shape[:-1])))
+            return {Columns.ACTIONS: actions, Columns.ACTION_LOGP: self.distribution.log_prob(inputs, actions)}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        normalized = self.actor.normalizer(batch[Columns.OBS])
-        return {
-            "action_mean": self.actor.network(normalized),
-            "action_log_std": self.log_std,
-            "normalized_value": self.critic(normalized).squeeze(-1),
-        }
+        return {Columns.ACTION_DIST_INPUTS: self.actor(batch[Columns.OBS]), Columns.VF_PREDS: self.compute_values(batch)}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
-        """Expected return of each observation, in reward units. (rows, observation_size) -> (rows,)."""
-        normalized_value = self.critic(self.actor.normalizer(batch[Columns.OBS])).squeeze(-1)
-        return normalized_value * self.value_std + self.value_mean
-
-    def normalize_values(self, values: Tensor) -> Tensor:
-        """From reward units to the critic's. Any shape."""
-        return (values - self.value_mean) / self.value_std
-
-    @torch.no_grad()
-    def update_value_statistics(self, returns: Tensor, horizon: int = 100_000) -> None:
-        """Merge ``returns`` (rows,) into the critic's scale and rescale its last layer, so that its predictions stay what they were.
-
-        ``horizon`` bounds the weight of the past in rows: returns grow while a policy learns.
-        """
-        rows = returns.to(torch.float64)
-        weight = rows.numel() / (torch.clamp(self.value_count, max=horizon) + rows.numel())
-        old_mean, old_std = self.value_mean.to(torch.float64), self.value_std.to(torch.float64)
-        delta = rows.mean() - old_mean
-        # On the first batch the initial 0 and 1 stand for nothing: weight is 1 and both drop out.
-        mean = old_mean + weight * delta
-        variance = (1 - weight) * old_std.square() + weight * rows.var(correction=0) + weight * (1 - weight) * delta.square()
-        std = torch.clamp(variance.sqrt(), min=1e-4)
-        last = self.critic[-1]
-        last.weight.mul_((old_std / std).to(last.weight.dtype))
-        last.bias.copy_(((old_std * last.bias.to(torch.float64) + old_mean - mean) / std).to(last.bias.dtype))
-        self.value_mean.copy_(mean.to(self.value_mean.dtype))
-        self.value_std.copy_(std.to(self.value_std.dtype))
-        self.value_count += rows.numel()
+        """Expected return of each observation, in reward units (scaled ones where rewards are scaled). (rows, size) -> (rows,)."""
+        return self.value_scale.to_returns(self.critic(self.actor.normalizer(batch[Columns.OBS])).squeeze(-1))

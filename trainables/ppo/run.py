@@ -11,45 +11,34 @@ run.close()
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.utils.metrics import (
-    ENV_RUNNER_RESULTS,
-    ENV_RUNNER_SAMPLING_TIMER,
-    LEARNER_RESULTS,
-    LEARNER_UPDATE_TIMER,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    TIMERS,
-)
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME, SAMPLE_TIMER
 
-from cluster.errors import GaitwayError
 from trainables.ppo.algorithm import build_algorithm, load_warm_start
 from trainables.ppo.config import PPOConfig
 from trainables.ppo.evaluate import evaluate_policy
+from trainables.ppo.usage import ResourceUsage
 
 __all__ = ["PPORun"]
 
-_LEARNER_FIGURES = {
-    "policy_loss": "policy_loss",
-    "vf_loss": "value_loss",
-    "entropy": "entropy",
-    "mean_kl_loss": "kl",
-    "clip_fraction": "clip_fraction",
-    "action_std": "action_std",
-    "default_optimizer_learning_rate": "learning_rate",
-}
-
 
 class PPORun:
-    """An algorithm with its counters. Figures are flat: ``evaluation/<metric>``, ``train/<metric>``, ``learner/<figure>``."""
+    """An algorithm with its counters.
+
+    Figures are flat: ``evaluation/<metric>``, ``train/<metric>``, ``learner/<figure>``, ``usage/<figure>`` and the rates.
+    """
 
     def __init__(self, config: PPOConfig) -> None:
         self.config = config
         self.algorithm = build_algorithm(config)
+        self._usage = ResourceUsage()
+        self._rates: dict[str, list[float]] = {}
 
     @property
     def env_steps(self) -> int:
@@ -58,7 +47,7 @@ class PPORun:
 
     @torch.no_grad()
     def warm_start_error(self) -> float:
-        """Largest difference between the actions of the warm-start policy and of the module that samples, over 256 observations.
+        """Largest difference between the actions of the warm-start policy and of the network to be trained, over 256 observations.
 
         The observations are spread over the policy's own statistics, three standard deviations to each side. 0 without a warm start.
         """
@@ -68,36 +57,43 @@ class PPORun:
         normalizer = source.normalizer
         spread = torch.randn(256, source.observation_size, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
         observations = normalizer.mean + spread * normalizer.var.sqrt()
-        sampled = self.algorithm.env_runner.module.forward_inference({"obs": observations})["actions"]
-        return float((source(observations) - sampled).abs().max())
+        return float((source(observations) - self.algorithm.policy()(observations)).abs().max())
 
     def evaluate(self) -> dict[str, float]:
-        """Deterministic episodes of the policy as it is now."""
+        """Deterministic episodes of the policy as it is now; nothing when evaluation is off."""
+        if self.config.evaluation.episodes == 0:
+            return {}
         return {f"evaluation/{name}": value for name, value in evaluate_policy(self.algorithm.policy(), self.config).items()}
 
     def advance(self) -> dict[str, float]:
-        """Train to the next report, or to the end of the budget, then evaluate. Raises ``GaitwayError`` when a figure is not finite."""
-        started_steps, started_s = self.env_steps, time.perf_counter()
-        goal = min(started_steps + self.config.report_every_env_steps, self.config.total_env_steps)
+        """Train to the next report, or to the end of the budget, then evaluate.
+
+        The rates are medians over the iterations of this process after its first, which pays for every cold start; a report that
+        holds only that one gives its rate.
+
+        Raises:
+            NonFiniteError: physics or loss gave a NaN or an infinity; nothing was trained on it.
+        """
+        goal = min(self.env_steps + self.config.report_every_env_steps, self.config.total_env_steps)
         result: dict[str, Any] = {}
         while self.env_steps < goal:
+            started_s = time.perf_counter()
             result = self.algorithm.train()
-        trained_s = time.perf_counter() - started_s
-        learner = result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
-        figures = {f"learner/{name}": float(learner[key]) for key, name in _LEARNER_FIGURES.items() if key in learner}
-        broken = [name for name, value in figures.items() if not math.isfinite(value)]
-        if broken:
-            raise GaitwayError(f"training diverged at {self.env_steps} env steps: {', '.join(broken)} not finite; lower the learning rate")
-        episodes = result.get(ENV_RUNNER_RESULTS, {}).get("episode", {})
+            self._time(result, time.perf_counter() - started_s)
+        figures = {f"learner/{name}": value for name, value in _finite(result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})).items()}
         # A metric that no episode has reported yet is NaN there.
-        figures |= {f"train/{name}": float(value) for name, value in episodes.items() if math.isfinite(value)}
-        timers = result.get(TIMERS, {})
-        iteration_steps = self.config.batch_steps_per_env * self.config.num_envs * max(1, self.config.num_env_runners)
-        for timer, name in ((ENV_RUNNER_SAMPLING_TIMER, "sampling"), (LEARNER_UPDATE_TIMER, "learning")):
-            if timers.get(timer):
-                figures[f"{name}_env_steps_per_s"] = iteration_steps / float(timers[timer])
-        figures["env_steps_per_s"] = (self.env_steps - started_steps) / max(trained_s, 1e-9)
+        figures |= {f"train/{name}": value for name, value in _finite(result.get(ENV_RUNNER_RESULTS, {}).get("episode", {})).items()}
+        figures |= {name: statistics.median(rates[1:] or rates) for name, rates in self._rates.items()}
+        figures |= {f"usage/{name}": value for name, value in self._usage.read().items()}
         return figures | self.evaluate()
+
+    def _time(self, result: dict[str, Any], iteration_s: float) -> None:
+        runners, learner = result[ENV_RUNNER_RESULTS], result[LEARNER_RESULTS][DEFAULT_MODULE_ID]
+        steps = float(runners[NUM_ENV_STEPS_SAMPLED])
+        times = {"env_steps_per_s": iteration_s, "sampling_env_steps_per_s": runners[SAMPLE_TIMER]}
+        times["learning_env_steps_per_s"] = learner["learning_s"]
+        for name, seconds in times.items():
+            self._rates.setdefault(name, []).append(steps / float(seconds))
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint: RLlib's, and ``policy/`` inside it."""
@@ -109,5 +105,10 @@ class PPORun:
         self.algorithm.load_checkpoint(str(folder.resolve()))
 
     def close(self) -> None:
-        """Stop env runners and environments."""
+        """Stop env runners, learners and environments."""
         self.algorithm.stop()
+
+
+def _finite(figures: dict[str, Any]) -> dict[str, float]:
+    numbers = {name: float(value) for name, value in figures.items() if not isinstance(value, dict)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}

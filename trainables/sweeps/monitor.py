@@ -13,7 +13,7 @@ from cluster.config import write_text_atomic
 from cluster.progress import Task
 from cluster.settings import Settings
 from cluster.store.tracking import TrackedRun, start_run
-from trainables.sweeps.score import SCORE
+from trainables.sweeps.score import SCORE, is_figure
 
 __all__ = ["SweepMonitor"]
 
@@ -63,14 +63,10 @@ class SweepMonitor(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Log a report and move the progress line."""
         env_steps = int(result["env_steps"])
-        figures = {
-            name: value
-            for name, value in result.items()
-            if isinstance(value, (int, float)) and ("/" in name or name.endswith("_per_s") or name in (SCORE, *_TUNE_KEYS))
-        }
+        figures = {name: value for name, value in result.items() if is_figure(name, value) or name in (SCORE, *_TUNE_KEYS)}
         self._child(trial).log_metrics({name: value for name, value in figures.items() if math.isfinite(value)}, step=env_steps)
         self._env_steps[trial.trial_id] = env_steps
-        self._scores.append((result[SCORE], result[self._metric]))
+        self._scores.append((result[SCORE], result.get(self._metric, math.nan)))
         self._show(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

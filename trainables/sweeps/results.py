@@ -40,12 +40,14 @@ class TrialRecord:
     error: str | None = None
     warm_start_error: float | None = None
     """Largest action difference between the warm-start policy and the trial's own before training; normalised units."""
+    last_figures: dict[str, float] = field(default_factory=dict)
+    """Every figure of the last report."""
     checkpoints: tuple[CheckpointRecord, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
-        """For the stage's result; checkpoints are left out."""
+        """For the stage's result; checkpoints and the last report are left out."""
         record = asdict(self)
-        del record["checkpoints"]
+        del record["checkpoints"], record["last_figures"]
         return record
 
 

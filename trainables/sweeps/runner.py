@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from cluster.errors import ClusterError, GaitwayError
 from cluster.stage import StageContext
 from trainables.sweeps.config import Domain, SweepConfig, sample_default
 from trainables.sweeps.results import BestCheckpoint, CheckpointRecord, TrialRecord, select_best
-from trainables.sweeps.score import SCORE
+from trainables.sweeps.score import SCORE, is_figure
 
 __all__ = ["SweepOutcome", "run_sweep"]
 
@@ -172,7 +173,7 @@ def _record(result: Any, config: SweepConfig) -> TrialRecord:
     history = result.metrics_dataframe
     reports = [] if history is None else [row for row in history.to_dict("records") if SCORE in row]
     checkpoints = tuple(
-        CheckpointRecord(checkpoint.path, int(metrics["env_steps"]), float(metrics[SCORE]), float(metrics[config.metric]))
+        CheckpointRecord(checkpoint.path, int(metrics["env_steps"]), float(metrics[SCORE]), float(metrics.get(config.metric, math.nan)))
         for checkpoint, metrics in result.best_checkpoints
     )
     metrics = result.metrics or {}
@@ -185,12 +186,13 @@ def _record(result: Any, config: SweepConfig) -> TrialRecord:
         sample=(result.config or {}).get("sample", {}),
         env_steps=env_steps,
         last_value=metrics.get(config.metric),
-        best_value=None if best is None else float(best[config.metric]),
+        best_value=None if best is None else float(best.get(config.metric, math.nan)),
         best_env_steps=None if best is None else int(best["env_steps"]),
         error=None if result.error is None else _cause(result),
         warm_start_error=max(
             (float(report["warm_start_error"]) for report in reports if report.get("warm_start_error") is not None), default=None
         ),
+        last_figures={name: float(value) for name, value in metrics.items() if is_figure(name, value)},
         checkpoints=checkpoints,
     )
 

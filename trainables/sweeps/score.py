@@ -8,11 +8,16 @@ from collections.abc import Mapping
 from cluster.errors import UsageError
 from trainables.sweeps.config import SweepConfig
 
-__all__ = ["SCORE", "score"]
+__all__ = ["SCORE", "is_figure", "score"]
 
 SCORE = "score"
 """Name under which trials report it; what Tune maximises."""
 _BROKEN = -1e9
+
+
+def is_figure(name: str, value: object) -> bool:
+    """Whether an entry of a report is one of a run's figures, and not Tune's bookkeeping."""
+    return isinstance(value, (int, float)) and not name.startswith("config/") and ("/" in name or name.endswith("_per_s"))
 
 
 def score(figures: Mapping[str, float], config: SweepConfig) -> float:
@@ -22,6 +27,8 @@ def score(figures: Mapping[str, float], config: SweepConfig) -> float:
     """
     for name in (config.metric, *config.constraints):
         if name not in figures:
+            if name.startswith("train/") and not any(key.startswith("train/") for key in figures):
+                return -math.inf  # no episode has ended yet
             known = ", ".join(sorted(key for key in figures if key.startswith(("evaluation/", "train/"))))
             raise UsageError(f"{name!r} is never reported; known: {known}")
     violation = sum(bound.violation(figures[name]) for name, bound in config.constraints.items())

@@ -6,11 +6,15 @@ the process for the next trial, which saves the imports; only the networks are b
 
 from __future__ import annotations
 
+import posixpath
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 from ray import tune
 
+from cluster.errors import GaitwayError
+from trainables.nonfinite import NON_FINITE_FILE, NonFiniteError
 from trainables.ppo.config import PPOConfig
 from trainables.ppo.run import PPORun
 from trainables.sweeps.config import SweepConfig, apply_sample
@@ -28,13 +32,24 @@ class PPOTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Build the run."""
         self._baselines: dict[str, dict[str, float]] = {}
+        self._refuse_to_go_on()
         self._build(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial's place in this process."""
         self._run.close()
+        self._refuse_to_go_on()
         self._build(new_config)
         return True
+
+    def _refuse_to_go_on(self) -> None:
+        """Tune restarts what failed; a trial that met a NaN stays stopped, and its report stays what it was."""
+        report = self._storage.storage_filesystem.get_file_info(self._non_finite_path())
+        if report.type == pyarrow.fs.FileType.File:
+            raise GaitwayError(f"this trial stopped at a number that was not finite; its report is {self._non_finite_path()}")
+
+    def _non_finite_path(self) -> str:
+        return posixpath.join(self._storage.trial_fs_path, NON_FINITE_FILE)
 
     def _build(self, config: dict[str, Any]) -> None:
         self._sweep = SweepConfig.model_validate(config["sweep"])
@@ -48,10 +63,15 @@ class PPOTrial(tune.Trainable):
         """Evaluate the starting policy, or train to the next report."""
         if not self._started:
             self._started = True
-            if self._run.env_steps == 0:
+            if self._run.env_steps == 0 and self._run.config.evaluation.episodes:
                 warm = self._run.config.warm_start is not None
                 return self._report(self._baseline() | ({"warm_start_error": self._run.warm_start_error()} if warm else {}))
-        return self._report(self._run.advance())
+        try:
+            return self._report(self._run.advance())
+        except NonFiniteError as error:
+            with self._storage.storage_filesystem.open_output_stream(self._non_finite_path()) as stream:
+                stream.write(error.report().encode())
+            raise
 
     def _baseline(self) -> dict[str, float]:
         """Figures of the starting policy. All trials start from the same warm start, so one evaluation serves those of this process."""
