@@ -43,13 +43,13 @@ def run(config: Config, context: StageContext, stop_when: Callable[[], bool] | N
         UnreachableError: no answer for ``retry_s``.
         GaitwayError: the policy does not fit the task, or the task has no such metric.
     """
-    from trainables.envs.registry import make_task
+    from trainables.envs.registry import make_robot_task
     from trainables.evaluation.fleet import Fleet
 
     task_config = dict(config.task_config)
     if config.max_episode_steps is not None:
         task_config["max_episode_steps"] = config.max_episode_steps
-    task = make_task(config.task, min(config.robots, config.episodes), task_config, config.seed, reward_terms_in_info=False)
+    task = make_robot_task(config.task, min(config.robots, config.episodes), task_config, config.seed, reward_terms_in_info=False)
     try:
         fleet = Fleet(
             task,

@@ -21,7 +21,7 @@ from trainables.datasets.episodes import episodes_to_table
 from trainables.datasets.lerobot import DatasetSpec, Feature, load_info, quiet_ray_data
 from trainables.datasets.recording import Recording, record, reference_command, task_features
 from trainables.datasets.shards import count_staged_episodes
-from trainables.envs.registry import TASKS, make_task, task_config_model
+from trainables.envs.registry import make_robot_task, robot_tasks, task_config_model
 from trainables.motions.motion import Motion
 from trainables.motions.retarget import motion_for_robot
 from trainables.robots.registry import get_robot
@@ -172,7 +172,7 @@ def _file_of(motion: Motion) -> dict[str, str]:
 
 def _probe(task: str) -> tuple[str, float, tuple[Feature, ...]]:
     """Robot, control rate (Hz) and dataset features of a task."""
-    probe = make_task(task, 1, {}, 0)
+    probe = make_robot_task(task, 1, {}, 0)
     try:
         return probe.robot.name, 1.0 / probe.control_dt_s, task_features(probe)
     finally:
@@ -182,8 +182,8 @@ def _probe(task: str) -> tuple[str, float, tuple[Feature, ...]]:
 def task_of_robot(robot: str) -> tuple[str, float]:
     """The task that records a robot, and its control rate (Hz). Raises ``GaitwayError`` when there is none."""
     get_robot(robot)
-    for task in TASKS:
+    for task in robot_tasks():
         name, rate_hz, _ = _probe(task)
         if name == robot:
             return task, rate_hz
-    raise GaitwayError(f"no task records {robot}; tasks: {', '.join(TASKS)}")
+    raise GaitwayError(f"no task records {robot}; tasks: {', '.join(robot_tasks())}")

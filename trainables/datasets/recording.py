@@ -14,8 +14,8 @@ import numpy as np
 from cluster.contract import TensorField
 from trainables.datasets.episodes import Episode
 from trainables.datasets.features import Feature
-from trainables.envs.base import BatchedTask
-from trainables.envs.registry import make_task
+from trainables.envs.registry import make_robot_task
+from trainables.envs.robot_task import RobotTask
 from trainables.motions.motion import Motion
 
 __all__ = ["Recording", "record", "reference_command", "task_features"]
@@ -50,7 +50,7 @@ def reference_command(motion: Motion) -> dict[str, float]:
     }
 
 
-def task_features(task: BatchedTask) -> tuple[Feature, ...]:
+def task_features(task: RobotTask) -> tuple[Feature, ...]:
     """LeRobot features of a task's observation and action, named component by component."""
     return (
         Feature("observation.state", "float32", (task.observation_size,), _component_names(task.observation_fields)),
@@ -73,14 +73,14 @@ def record(recording: Recording) -> list[Episode]:
     else:
         command = {"gaits": {}, "references": {recording.name: reference_command(motion)}}
     config = {**recording.task_config, "command": command, "max_episode_steps": recording.steps}
-    task = make_task(recording.task, recording.num_robots, config, recording.seed, reward_terms_in_info=False)
+    task = make_robot_task(recording.task, recording.num_robots, config, recording.seed, reward_terms_in_info=False)
     try:
         return _play(task, recording)
     finally:
         task.close()
 
 
-def _play(task: BatchedTask, recording: Recording) -> list[Episode]:
+def _play(task: RobotTask, recording: Recording) -> list[Episode]:
     random = np.random.default_rng([recording.seed, 1])
     shape = (recording.steps, recording.num_robots)
     observations = np.zeros((*shape, task.observation_size), np.float32)

@@ -1,24 +1,23 @@
 """BatchedTask: what every task shares. A new task is one file that subclasses this and answers five questions.
 
-- ``_place(envs)``: put these robots at the start of an episode and leave ``initial_targets`` for them;
-- ``_advance(joint_targets, active)``: one control period of physics for all robots;
+- ``_place(envs)``: put these environments at the start of an episode;
+- ``_advance(actions, active)``: one control period of all environments;
 - ``_observe()``: the flat observation;
 - ``_reward_terms()``: each named term, raw;
-- ``_fallen()``: who has failed; and ``_episode_metrics()`` for figures beyond the common ones.
+- ``_terminated()``: whose episode has ended by itself; and ``_episode_metrics()`` for figures beyond the common ones.
 
-Here live action scaling, the weighted sum of the terms, termination, truncation, automatic reset and the per-episode figures.
+Here live the weighted sum of the terms, termination, truncation, automatic reset, seeds and the per-episode figures. Tasks whose
+actions are a robot's joint targets subclass ``RobotTask``, those that are one MuJoCo model ``MujocoTask``.
 
-Automatic reset is Gymnasium's NEXT_STEP: the step after an episode's last one ignores that robot's action, starts its next
-episode and returns the first observation with reward 0. The robot is placed and holds its initial targets during that control
-period together with everybody else's ordinary step, so a reset costs no extra physics and its first sensor readings are real.
+Automatic reset is Gymnasium's NEXT_STEP: the step after an episode's last one ignores that environment's action, starts its next
+episode and returns the first observation with reward 0.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -27,9 +26,9 @@ from pydantic import Field
 
 from cluster.config import Config
 from cluster.contract import TensorField
-from trainables.robots.base import RobotSpec
+from trainables.nonfinite import NonFiniteError
 
-__all__ = ["ActionScaling", "BatchedTask", "TaskConfig"]
+__all__ = ["BatchedTask", "TaskConfig"]
 
 
 class TaskConfig(Config):
@@ -38,77 +37,71 @@ class TaskConfig(Config):
     max_episode_steps: int = Field(500, ge=1, description="control steps after which an episode is cut off")
 
 
-@dataclass(frozen=True, eq=False)
-class ActionScaling:
-    """From a normalised action to physical joint targets. All arrays have shape (num_actions,)."""
-
-    offset: np.ndarray
-    """Target of action 0, rad."""
-    scale: np.ndarray
-    """Half range of actions -1..1, rad."""
-    low: np.ndarray
-    """Lower servo limit, rad."""
-    high: np.ndarray
-    """Upper servo limit, rad."""
-
-    def to_physical(self, actions: np.ndarray) -> np.ndarray:
-        """``clip(offset + scale * clip(a, -1, 1), low, high)``. Shape (..., num_actions)."""
-        return np.clip(self.offset + self.scale * np.clip(actions, -1.0, 1.0), self.low, self.high)
-
-    def to_normalised(self, joint_targets_rad: np.ndarray) -> np.ndarray:
-        """Inverse of ``to_physical`` for targets that it can produce; others are clipped to [-1, 1]. Shape (..., num_actions)."""
-        return np.clip((joint_targets_rad - self.offset) / self.scale, -1.0, 1.0)
-
-
 class BatchedTask(gymnasium.vector.VectorEnv):
-    """``num_envs`` robots doing one task in one process.
+    """``num_envs`` environments of one task in one process.
+
+    A task that is to be found by name takes ``(num_envs, config, seed, reward_terms_in_info)``.
 
     Attributes:
         name: task name in the registry.
-        robot: the robot's specification.
+        config_model: model of the configuration that the task takes.
+        failure_metric: name of the episode figure that is 1 when the episode ended by itself, 0 when it was cut off.
         control_dt_s: control period, seconds.
         observation_fields: named parts of the flat observation, in order.
-        action_fields: named parts of the physical action, in order.
-        action_scaling: normalised action -> joint targets.
-        rngs: one random generator a robot, for everything drawn at a reset.
+        action_fields: named parts of what the actions stand for, in order.
+        rngs: one random generator an environment, for everything drawn at a reset.
         episode_steps: control steps done in the current episode. Shape (num_envs,).
-        previous_action_rad: last joint targets sent. Shape (num_envs, num_actions).
-        initial_targets_rad: joint targets held while an episode starts. Shape (num_envs, num_actions).
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+    config_model: ClassVar[type[TaskConfig]] = TaskConfig
+    failure_metric: ClassVar[str] = "terminated"
 
     def __init__(
         self,
         *,
         name: str,
-        robot: RobotSpec,
         config: TaskConfig,
         num_envs: int,
         control_dt_s: float,
         observation_fields: tuple[TensorField, ...],
         action_fields: tuple[TensorField, ...],
-        action_scaling: ActionScaling,
         reward_weights: Mapping[str, float],
         seed: int | None,
         reward_terms_in_info: bool,
+        reward_scale: float = 1.0,
+        single_action_space: gymnasium.Space[Any] | None = None,
     ) -> None:
-        self.name, self.robot, self.config = name, robot, config
+        """Set up spaces and episode bookkeeping.
+
+        Args:
+            name: see the class, as for those below that stand there.
+            config: the task's configuration.
+            num_envs: environments.
+            control_dt_s: control period, seconds.
+            observation_fields: see the class.
+            action_fields: see the class.
+            reward_weights: term name -> weight, in the order of ``_reward_terms()``.
+            seed: seed of every random draw; None: different each time.
+            reward_terms_in_info: put every step's weighted terms into the infos.
+            reward_scale: factor of all weights, such as ``control_dt_s`` for weights per second.
+            single_action_space: one environment's actions; None: a Box of [-1, 1] as long as the action fields together.
+        """
+        self.name, self.config = name, config
         self.num_envs, self.control_dt_s = num_envs, control_dt_s
-        self.observation_fields, self.action_fields, self.action_scaling = observation_fields, action_fields, action_scaling
+        self.observation_fields, self.action_fields = observation_fields, action_fields
         self._weights = np.fromiter(reward_weights.values(), dtype=np.float64)
+        self._reward_scale = reward_scale
         self._term_names = tuple(reward_weights)
         self._reward_terms_in_info = reward_terms_in_info
         self.observation_size = sum(field.size for field in observation_fields)
         self.action_size = sum(field.size for field in action_fields)
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.observation_size,), np.float32)
-        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.action_size,), np.float32)
+        self.single_action_space = single_action_space or gymnasium.spaces.Box(-1.0, 1.0, (self.action_size,), np.float32)
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
 
         self.episode_steps = np.zeros(num_envs, dtype=np.int64)
-        self.initial_targets_rad = np.zeros((num_envs, self.action_size))
-        self.previous_action_rad = np.zeros((num_envs, self.action_size))
         self._starting = np.ones(num_envs, dtype=bool)
         self._term_sums = np.zeros((len(self._term_names), num_envs))
         self._returns = np.zeros(num_envs)
@@ -118,13 +111,16 @@ class BatchedTask(gymnasium.vector.VectorEnv):
 
     @abstractmethod
     def _place(self, envs: np.ndarray) -> None:
-        """Start an episode of the robots with indices ``envs``: state, command, ``initial_targets_rad``."""
+        """Start an episode of the environments with indices ``envs``. Shape (n,), n > 0."""
 
     @abstractmethod
-    def _advance(self, joint_targets_rad: np.ndarray, active: np.ndarray) -> None:
-        """One control period of physics. Shapes (num_envs, num_actions), (num_envs,) bool: who is in the middle of an episode.
+    def _advance(self, actions: np.ndarray, active: np.ndarray) -> None:
+        """One control period.
 
-        The others only hold their initial targets: what an episode's own figures add up must leave them out.
+        Args:
+            actions: in [-1, 1], float64 (of a Discrete space: int64). Shape (num_envs, num_actions), Discrete: (num_envs,).
+            active: who is in the middle of an episode; the others have just been placed, their actions mean nothing and what an
+                episode's own figures add up must leave them out. Shape (num_envs,), bool.
         """
 
     @abstractmethod
@@ -136,50 +132,54 @@ class BatchedTask(gymnasium.vector.VectorEnv):
         """Raw value of each term of the last control period, in the order of the weights. Each of shape (num_envs,)."""
 
     @abstractmethod
-    def _fallen(self) -> np.ndarray:
-        """Who has failed. Shape (num_envs,), bool."""
+    def _terminated(self) -> np.ndarray:
+        """Whose episode has ended by itself. Shape (num_envs,), bool."""
 
     def _episode_metrics(self) -> dict[str, np.ndarray]:
-        """Figures of the current episodes beyond return, length, fell and the mean reward terms. Each of shape (num_envs,)."""
+        """Figures of the current episodes beyond return, length, failure and the mean reward terms. Each of shape (num_envs,)."""
         return {}
 
     # Gymnasium's side ----------------------------------------------------------------------------------------------------
 
     def reset(self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start a new episode of every robot; with a seed the whole following run repeats bit for bit."""
+        """Start a new episode of every environment; with a seed the whole following run repeats bit for bit."""
         if seed is not None:
             self._seed_generators(seed)
         self._starting[:] = True
-        self._step_physics(np.zeros((self.num_envs, self.action_size)))
+        self._step_physics(np.zeros(self.action_space.shape, dtype=self._action_dtype))
         return self._observe(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One control period.
 
         Args:
-            actions: normalised joint targets in [-1, 1]; values outside are clipped. Shape (num_envs, num_actions).
+            actions: values outside [-1, 1] are clipped. Shape (num_envs, num_actions).
 
         Returns:
             Observations, rewards, terminated, truncated, infos. ``infos["reward_terms"]`` holds the weighted terms, whose sum is
             the reward; ``infos["episode_metrics"]`` and its mask stand there when an episode has ended.
+
+        Raises:
+            NonFiniteError: an action, or the physics, holds NaN or infinity.
         """
-        return self._step_targets(self.action_scaling.to_physical(np.asarray(actions, dtype=np.float64)))
+        actions = np.asarray(actions, dtype=self._action_dtype)
+        if self._action_dtype == np.float64:
+            actions = np.clip(actions, -1.0, 1.0)
+        return self._step_actions(actions)
 
-    def step_joint_targets(self, joint_targets_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """``step`` with physical joint targets, which only the servo limits bound. Shape (num_envs, num_actions)."""
-        return self._step_targets(np.clip(joint_targets_rad, self.action_scaling.low, self.action_scaling.high))
-
-    def _step_targets(self, joint_targets_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        if not np.isfinite(joint_targets_rad).all():
-            # The servos' own state would stay NaN, and every later episode with it.
-            raise ValueError(f"task {self.name}: actions hold NaN or infinity; the policy that sent them has diverged")
-        active = self._step_physics(joint_targets_rad)
+    def _step_actions(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        finite = np.isfinite(actions)
+        if not finite.all():
+            # MuJoCo would take 0 instead, and a servo's own state would stay NaN for every later episode.
+            env = int(np.argwhere(~finite)[0, 0])
+            raise NonFiniteError("the action", env, int(self.episode_steps[env]) + 1, {})
+        active = self._step_physics(actions)
         raw = np.stack(list(self._reward_terms().values())) * active
-        weighted = raw * self._weights[:, None] * self.control_dt_s
+        weighted = raw * self._weights[:, None] * self._reward_scale
         rewards = weighted.sum(axis=0)
         self._term_sums += raw
         self._returns += rewards
-        terminated = self._fallen() & active
+        terminated = self._terminated() & active
         truncated = (self.episode_steps >= self.config.max_episode_steps) & active & ~terminated
         infos: dict[str, Any] = {}
         if self._reward_terms_in_info:
@@ -190,34 +190,40 @@ class BatchedTask(gymnasium.vector.VectorEnv):
             infos["_episode_metrics"] = self._starting.copy()
         return self._observe(), rewards, terminated, truncated, infos
 
-    def _step_physics(self, joint_targets_rad: np.ndarray) -> np.ndarray:
+    def _step_physics(self, actions: np.ndarray) -> np.ndarray:
         """Start the episodes that are due, advance everybody; returns who was in the middle of an episode. Shape (num_envs,), bool."""
         active = ~self._starting
         envs = np.flatnonzero(self._starting)
         if envs.size:
             self._place(envs)
-            joint_targets_rad[envs] = self.initial_targets_rad[envs]
-            self.episode_steps[envs] = 0
-            self._term_sums[:, envs] = 0.0
-            self._returns[envs] = 0.0
-            self._starting = np.zeros(self.num_envs, dtype=bool)
+            self._begin_episodes(envs)
         self.episode_steps += active
-        self._advance(joint_targets_rad, active)
-        self.previous_action_rad = joint_targets_rad
+        self._advance(actions, active)
         return active
+
+    def _begin_episodes(self, envs: np.ndarray) -> None:
+        """The episode figures of these environments start from nothing."""
+        self.episode_steps[envs] = 0
+        self._term_sums[:, envs] = 0.0
+        self._returns[envs] = 0.0
+        self._starting[envs] = False
 
     def _metrics(self, terminated: np.ndarray) -> dict[str, np.ndarray]:
         steps = np.maximum(self.episode_steps, 1)
         metrics = {
             "return": self._returns.copy(),
             "length": self.episode_steps.astype(np.float64),
-            "fell": terminated.astype(np.float64),
+            self.failure_metric: terminated.astype(np.float64),
             **self._episode_metrics(),
         }
         return metrics | {f"reward/{name}": total / steps for name, total in zip(self._term_names, self._term_sums, strict=True)}
 
+    @property
+    def _action_dtype(self) -> type:
+        return np.float64 if isinstance(self.single_action_space, gymnasium.spaces.Box) else np.int64
+
     def _seed_generators(self, seed: int | list[int] | None) -> None:
         sequences = np.random.SeedSequence(seed).spawn(self.num_envs + 1)
         self._noise_rng = np.random.default_rng(sequences[-1])
-        """One generator for noise drawn every step for all robots at once; its use does not depend on who is reset when."""
+        """One generator for noise drawn every step for all environments at once; its use does not depend on who is reset when."""
         self.rngs = [np.random.default_rng(sequence) for sequence in sequences[:-1]]

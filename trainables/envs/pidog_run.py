@@ -1,6 +1,6 @@
 """``pidog_run``: PiDog follows a commanded gait as fast as it can without falling, past obstacles that its ultrasonic sensor sees.
 
-Observation (50), action (12 joint targets), reward terms and termination are all here; the shared machinery is in ``base``.
+Observation (50), action (12 joint targets), reward terms and termination are all here; ``robot_task`` and ``base`` hold the rest.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pydantic import Field
 
 from cluster.config import Config
 from cluster.contract import TensorField
-from trainables.envs.base import ActionScaling, BatchedTask, TaskConfig
+from trainables.envs.base import TaskConfig
 from trainables.envs.commands import CommandConfig, GaitCommands
 from trainables.envs.obstacles import ObstacleField, ObstaclesConfig
 from trainables.envs.randomization import DynamicsDraw, LatencyBuffer, NoiseConfig, Pushes, RandomizationConfig
+from trainables.envs.robot_task import ActionScaling, RobotTask
 from trainables.robots.registry import get_robot
 
 __all__ = ["PiDogRun", "PiDogRunConfig"]
@@ -81,7 +82,7 @@ def observation_fields(joint_names: tuple[str, ...]) -> tuple[TensorField, ...]:
     )
 
 
-class PiDogRun(BatchedTask):
+class PiDogRun(RobotTask):
     """See the module's docstring.
 
     Attributes:
@@ -89,6 +90,7 @@ class PiDogRun(BatchedTask):
         commands: the gait and phase of every robot.
     """
 
+    config_model = PiDogRunConfig
     config: PiDogRunConfig
 
     def __init__(
@@ -201,7 +203,7 @@ class PiDogRun(BatchedTask):
         depth_m = -(feet[:, :, 0] * np.sin(pitch_rad)[:, None] + feet[:, :, 1] * np.cos(pitch_rad)[:, None])
         return depth_m.max(axis=1) + self.robot.foot_radius_m, pitch_rad
 
-    def _advance(self, joint_targets_rad: np.ndarray, active: np.ndarray) -> None:
+    def _drive(self, joint_targets_rad: np.ndarray, active: np.ndarray) -> None:
         self._action_change_rad = joint_targets_rad - self.previous_action_rad
         physics = self.physics
         self._pushes.apply(physics.qvel, self.rngs)
@@ -256,7 +258,7 @@ class PiDogRun(BatchedTask):
             "alive": np.ones(self.num_envs),
         }
 
-    def _fallen(self) -> np.ndarray:
+    def _terminated(self) -> np.ndarray:
         return (-self._gravity[:, 2] < _FALLEN_UP) | (self.physics.qpos[:, 2] < _FALLEN_HEIGHT_M)
 
     def _episode_metrics(self) -> dict[str, np.ndarray]:

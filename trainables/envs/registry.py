@@ -1,53 +1,85 @@
 """Tasks by name, and their registration with Gymnasium.
 
-``register_gymnasium()`` makes ``gaitway/pidog_run-v0`` known; RLlib with ``gym_env_vectorize_mode="vector_entry_point"`` then gets
-the batch-first task itself, and anything that wants a plain ``gymnasium.Env`` gets an adapter. Keyword arguments of either are
-the task's configuration.
+``register_gymnasium()`` makes ``gaitway/pidog_run-v0``, ``gaitway/HalfCheetah-v5`` and the others known; RLlib with
+``gym_env_vectorize_mode="vector_entry_point"`` then gets the batch-first task itself, and anything that wants a plain
+``gymnasium.Env`` gets an adapter. Keyword arguments of either are the task's configuration.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 
-from cluster.config import Config, parse_config
-from cluster.errors import ConfigError
-from trainables.envs.base import BatchedTask
-from trainables.envs.pidog_run import PiDogRun, PiDogRunConfig
+from cluster.config import parse_config
+from cluster.errors import ConfigError, UsageError
+from trainables.envs.base import BatchedTask, TaskConfig
+from trainables.envs.half_cheetah import HalfCheetah
+from trainables.envs.pidog_run import PiDogRun
+from trainables.envs.robot_task import RobotTask
 from trainables.envs.single import SingleEnv
 
-__all__ = ["TASKS", "gymnasium_id", "make_single_env", "make_task", "make_vector_env", "register_gymnasium", "task_config_model"]
+__all__ = [
+    "TASKS",
+    "gymnasium_id",
+    "make_robot_task",
+    "make_single_env",
+    "make_task",
+    "make_vector_env",
+    "register_gymnasium",
+    "robot_tasks",
+    "task_config_model",
+]
 
-TASKS: dict[str, tuple[Callable[..., BatchedTask], type[Config]]] = {"pidog_run": (PiDogRun, PiDogRunConfig)}
+TASKS: dict[str, type[BatchedTask]] = {
+    "pidog_run": PiDogRun,
+    "HalfCheetah-v5": HalfCheetah,
+}
 
 
 def make_task(
     name: str, num_envs: int, config: Mapping[str, Any] | None = None, seed: int | None = 0, reward_terms_in_info: bool = True
 ) -> BatchedTask:
-    """The task called ``name`` with ``num_envs`` robots.
+    """The task called ``name`` with ``num_envs`` environments.
 
     Args:
         name: task name.
-        num_envs: robots.
+        num_envs: environments.
         config: mapping of the task's configuration keys; unknown ones are a ``ConfigError``.
         seed: the same seed and actions give the same run bit for bit; None: different each time.
         reward_terms_in_info: put every step's reward terms into the infos (the episode's means are there in any case).
     """
-    task, model = _find(name)
-    return task(num_envs, parse_config(config or {}, model, source=f"task {name}"), seed, reward_terms_in_info)
+    task = _find(name)
+    return task(num_envs, parse_config(config or {}, task.config_model, source=f"task {name}"), seed, reward_terms_in_info)
 
 
-def task_config_model(name: str) -> type[Config]:
+def make_robot_task(
+    name: str, num_envs: int, config: Mapping[str, Any] | None = None, seed: int | None = 0, reward_terms_in_info: bool = True
+) -> RobotTask:
+    """``make_task`` for what needs a robot (datasets, imitation, export, fleets). Raises ``UsageError`` for a task without one."""
+    if not issubclass(_find(name), RobotTask):
+        raise UsageError(f"task {name} has no robot, which is needed here; tasks with one: {', '.join(robot_tasks())}")
+    task = make_task(name, num_envs, config, seed, reward_terms_in_info)
+    assert isinstance(task, RobotTask)
+    return task
+
+
+def robot_tasks() -> list[str]:
+    """Names of the tasks that drive a robot."""
+    return [name for name, task in TASKS.items() if issubclass(task, RobotTask)]
+
+
+def task_config_model(name: str) -> type[TaskConfig]:
     """The configuration model of a task. Raises ``ConfigError`` for an unknown name."""
-    return _find(name)[1]
+    return _find(name).config_model
 
 
 def gymnasium_id(name: str) -> str:
-    """Gymnasium's id of a task."""
-    return f"gaitway/{name}-v0"
+    """Gymnasium's id of a task: its own version, or v0 when its name has none."""
+    return f"gaitway/{name}" if re.search(r"-v\d+$", name) else f"gaitway/{name}-v0"
 
 
 def register_gymnasium() -> None:
@@ -64,7 +96,7 @@ def register_gymnasium() -> None:
 
 
 def make_vector_env(task: str, num_envs: int = 1, seed: int | None = None, **config: Any) -> BatchedTask:
-    """Gymnasium's vector entry point: without reward terms at every step, which RLlib would unpack robot by robot."""
+    """Gymnasium's vector entry point: without reward terms at every step, which RLlib would unpack environment by environment."""
     return make_task(task, num_envs, config, seed, reward_terms_in_info=False)
 
 
@@ -73,7 +105,7 @@ def make_single_env(task: str, seed: int | None = None, **config: Any) -> Single
     return SingleEnv(make_task(task, 1, config, seed))
 
 
-def _find(name: str) -> tuple[Callable[..., BatchedTask], type[Config]]:
+def _find(name: str) -> type[BatchedTask]:
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 
 from cluster.contract import ACTION_OUTPUT, OBSERVATION_INPUT
-from trainables.envs.base import ActionScaling
+from trainables.envs.robot_task import ActionScaling
 from trainables.networks.policies import Policy
 
 __all__ = ["Controller", "OnnxController", "TorchController", "open_session"]

@@ -19,7 +19,7 @@ import numpy as np
 from cluster.errors import GaitwayError
 from cluster.wire.aio import AsyncPolicyClient
 from cluster.wire.messages import ActReply
-from trainables.envs.base import BatchedTask
+from trainables.envs.robot_task import RobotTask
 
 __all__ = ["Fleet"]
 
@@ -64,7 +64,7 @@ class Fleet:
     """
 
     def __init__(
-        self, task: BatchedTask, *, url: str, policy: str, metric: str, episodes: int, timeout_s: float = 2.0, retry_s: float = 60.0
+        self, task: RobotTask, *, url: str, policy: str, metric: str, episodes: int, timeout_s: float = 2.0, retry_s: float = 60.0
     ) -> None:
         self._task, self._url, self._policy, self._metric, self._episodes = task, url, policy, metric, episodes
         self._timeout_s, self._retry_s = timeout_s, retry_s

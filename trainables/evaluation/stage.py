@@ -15,8 +15,8 @@ from cluster.config import write_text_atomic
 from cluster.errors import GaitwayError
 from cluster.stage import StageContext
 from cluster.store.tracking import start_run
-from trainables.envs.base import BatchedTask
-from trainables.envs.registry import make_task
+from trainables.envs.registry import make_robot_task
+from trainables.envs.robot_task import RobotTask
 from trainables.evaluation.config import EvaluationConfig
 from trainables.evaluation.controllers import Controller, OnnxController, TorchController
 from trainables.evaluation.metrics import Episodes, compare, summarise, with_full_length
@@ -41,7 +41,7 @@ class _Source:
     policy: Policy | None
     bundle: Bundle | None
 
-    def controller(self, task: BatchedTask) -> Controller:
+    def controller(self, task: RobotTask) -> Controller:
         if self.policy is not None:
             return TorchController(self.policy)
         assert self.bundle is not None
@@ -64,7 +64,7 @@ def run_stage(config: EvaluationConfig, context: StageContext) -> dict[str, Any]
             progress.update(steps, message=name)
 
         for name, source in sources.items():
-            task = make_task(task_name, num_envs, task_config, config.seed, reward_terms_in_info=False)
+            task = make_robot_task(task_name, num_envs, task_config, config.seed, reward_terms_in_info=False)
             progress.total = len(sources) * -(-config.episodes // num_envs) * num_envs * task.config.max_episode_steps
             try:
                 _check_fit(source, task)
@@ -99,7 +99,7 @@ def _setting(config: EvaluationConfig, sources: dict[str, _Source]) -> tuple[str
     return tasks.pop(), {**task_config, "physics": {**(task_config.get("physics") or {}), **physics}}
 
 
-def _check_fit(source: _Source, task: BatchedTask) -> None:
+def _check_fit(source: _Source, task: RobotTask) -> None:
     if source.policy is not None:
         sizes = source.policy.observation_size, source.policy.action_size
     else:

@@ -13,8 +13,8 @@ from cluster.bundle import CARD_FILE, CONTRACT_FILE, MANIFEST_FILE, ONNX_FILE, B
 from cluster.config import write_text_atomic
 from cluster.contract import PolicyContract, TensorField
 from cluster.errors import GaitwayError
-from trainables.envs.base import BatchedTask
-from trainables.envs.registry import make_task
+from trainables.envs.registry import make_robot_task
+from trainables.envs.robot_task import RobotTask
 from trainables.export.card import model_card, readme
 from trainables.export.config import VerificationConfig
 from trainables.export.graph import ServedPolicy, write_onnx
@@ -53,7 +53,7 @@ def export_policy(
     verification = verification or VerificationConfig()
     policy, metadata = load_policy(checkpoint)
     task_config = dict(metadata.get("task_config") or {})
-    task = make_task(metadata["task"], 1, task_config)
+    task = make_robot_task(metadata["task"], 1, task_config)
     example = task.reset(seed=verification.seed)[0][0]
     task.close()
     _check_fit(checkpoint, policy, task)
@@ -94,7 +94,7 @@ def export_policy(
     return Bundle.load(out, digest)
 
 
-def _check_fit(checkpoint: Path, policy: Policy, task: BatchedTask) -> None:
+def _check_fit(checkpoint: Path, policy: Policy, task: RobotTask) -> None:
     given, wanted = (policy.observation_size, policy.action_size), (task.observation_size, task.action_size)
     if given != wanted:
         raise GaitwayError(
@@ -102,7 +102,7 @@ def _check_fit(checkpoint: Path, policy: Policy, task: BatchedTask) -> None:
         )
 
 
-def _contract(policy: Policy, task: BatchedTask, policy_name: str, checkpoint: Path, metadata: Mapping[str, Any]) -> PolicyContract:
+def _contract(policy: Policy, task: RobotTask, policy_name: str, checkpoint: Path, metadata: Mapping[str, Any]) -> PolicyContract:
     return PolicyContract(
         policy=policy_name,
         robot=task.robot.name,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.contract import ACTION_OUTPUT, OBSERVATION_INPUT
-from trainables.envs.base import ActionScaling
+from trainables.envs.robot_task import ActionScaling
 from trainables.networks.policies import Policy
 
 __all__ = ["OPSET", "ServedPolicy", "write_onnx"]

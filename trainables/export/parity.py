@@ -12,8 +12,8 @@ import torch
 
 from cluster.contract import ACTION_OUTPUT, OBSERVATION_INPUT
 from cluster.errors import GaitwayError
-from trainables.envs.base import BatchedTask
-from trainables.envs.registry import make_task
+from trainables.envs.registry import make_robot_task
+from trainables.envs.robot_task import RobotTask
 from trainables.evaluation.controllers import OnnxController, TorchController, open_session
 from trainables.export.graph import ServedPolicy
 
@@ -94,7 +94,7 @@ def _record(
     served: ServedPolicy, task_name: str, task_config: Mapping[str, Any], count: int, seed: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Observations of robots that the torch policy drives, and the recurrent state that each met. Shapes (count, ...)."""
-    task = make_task(task_name, ROBOTS, task_config, seed, reward_terms_in_info=False)
+    task = make_robot_task(task_name, ROBOTS, task_config, seed, reward_terms_in_info=False)
     controller = TorchController(served.policy)
     controller.reset(ROBOTS)
     rows: list[np.ndarray] = []
@@ -113,7 +113,7 @@ def _record(
 
 
 def _episode_parity(served: ServedPolicy, onnx_path: Path, task_name: str, task_config: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    by_onnx, by_torch = (make_task(task_name, 1, task_config, seed, reward_terms_in_info=False) for _ in range(2))
+    by_onnx, by_torch = (make_robot_task(task_name, 1, task_config, seed, reward_terms_in_info=False) for _ in range(2))
     try:
         onnx, shadow, torch_alone = (
             OnnxController(onnx_path, by_onnx.action_scaling),
@@ -129,7 +129,7 @@ def _episode_parity(served: ServedPolicy, onnx_path: Path, task_name: str, task_
 
 
 def _follow(
-    by_onnx: BatchedTask, by_torch: BatchedTask, onnx: OnnxController, shadow: TorchController, alone: TorchController, seed: int
+    by_onnx: RobotTask, by_torch: RobotTask, onnx: OnnxController, shadow: TorchController, alone: TorchController, seed: int
 ) -> dict[str, Any]:
     ours, _ = by_onnx.reset(seed=seed)
     theirs, _ = by_torch.reset(seed=seed)

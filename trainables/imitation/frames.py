@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainables.envs.base import ActionScaling
+from trainables.envs.robot_task import ActionScaling
 
 __all__ = ["COLUMNS", "Frames", "Sequences", "gather_frames"]
 

@@ -12,7 +12,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from trainables.envs.base import ActionScaling
+from trainables.envs.robot_task import ActionScaling
 from trainables.imitation.config import ImitationConfig
 from trainables.imitation.fitting import Fit, make_fit
 from trainables.imitation.frames import Frames, gather_frames

@@ -15,8 +15,8 @@ from cluster.store.tracking import TrackedRun, start_run
 from trainables.datasets.info import DatasetInfo
 from trainables.datasets.lerobot import load_info, read_dataset
 from trainables.datasets.split import split_episodes
-from trainables.envs.base import BatchedTask
-from trainables.envs.registry import make_task
+from trainables.envs.registry import make_robot_task
+from trainables.envs.robot_task import RobotTask
 from trainables.imitation.config import ImitationConfig, LstmConfig, MlpConfig
 from trainables.imitation.frames import COLUMNS
 from trainables.imitation.loop import TrainSpec
@@ -88,16 +88,16 @@ def run_stage(config: ImitationConfig, context: StageContext) -> dict[str, Any]:
     }
 
 
-def _task_of(info: DatasetInfo) -> BatchedTask:
+def _task_of(info: DatasetInfo) -> RobotTask:
     if not info.gaitway.get("task"):
         raise GaitwayError(
             f"{info.path}: does not say which task its observations belong to (no meta/gaitway.json); "
             "use a dataset of `gaitway dataset collect` or `gaitway dataset import`"
         )
-    return make_task(info.gaitway["task"], 1, info.gaitway.get("task_config") or {})
+    return make_robot_task(info.gaitway["task"], 1, info.gaitway.get("task_config") or {})
 
 
-def _spec(config: ImitationConfig, info: DatasetInfo, task: BatchedTask) -> TrainSpec:
+def _spec(config: ImitationConfig, info: DatasetInfo, task: RobotTask) -> TrainSpec:
     """What the workers are told, after checking that dataset, task and configuration fit together."""
     info.check_columns(COLUMNS)
     for column, size in (("observation.state", task.observation_size), ("action", task.action_size)):

@@ -10,9 +10,10 @@ from gymnasium.wrappers.vector import DictInfoToList
 
 from cluster.contract import TensorField
 from cluster.errors import ConfigError
-from trainables.envs.base import ActionScaling, BatchedTask, TaskConfig
+from trainables.envs.base import BatchedTask, TaskConfig
 from trainables.envs.pidog_run import PiDogRunConfig
 from trainables.envs.registry import gymnasium_id, make_task, register_gymnasium, task_config_model
+from trainables.envs.robot_task import ActionScaling, RobotTask
 from trainables.robots.registry import get_robot
 
 
@@ -67,7 +68,7 @@ def test_gymnasium_makes_a_plain_environment():
     assert isinstance(info["reward_terms"]["upright"], float)
 
 
-class Balance(BatchedTask):
+class Balance(RobotTask):
     """Keep a number near 0; shows all that a new task has to answer."""
 
     def __init__(self, num_envs: int, seed: int = 0) -> None:
@@ -91,7 +92,7 @@ class Balance(BatchedTask):
     def _place(self, envs: np.ndarray) -> None:
         self.position[envs] = [self.rngs[env].uniform(-0.5, 0.5) for env in envs]
 
-    def _advance(self, joint_targets_rad: np.ndarray, active: np.ndarray) -> None:
+    def _drive(self, joint_targets_rad: np.ndarray, active: np.ndarray) -> None:
         self.speed = joint_targets_rad[:, 0]
         self.position = self.position + self.control_dt_s * self.speed
 
@@ -101,7 +102,7 @@ class Balance(BatchedTask):
     def _reward_terms(self) -> dict[str, np.ndarray]:
         return {"near": -np.abs(self.position), "calm": -np.abs(self.speed)}
 
-    def _fallen(self) -> np.ndarray:
+    def _terminated(self) -> np.ndarray:
         return np.abs(self.position) > 1.0
 
 

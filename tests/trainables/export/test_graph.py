@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
-from trainables.envs.base import ActionScaling
+from trainables.envs.robot_task import ActionScaling
 from trainables.export.graph import OPSET, ServedPolicy, write_onnx
 from trainables.networks.policies import LstmPolicy, MlpPolicy, Policy
 

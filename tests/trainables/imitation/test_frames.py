@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.envs.base import ActionScaling
+from trainables.envs.robot_task import ActionScaling
 from trainables.imitation.frames import Frames, Sequences, gather_frames
 
 SCALING = ActionScaling(np.array([0.1, -0.2]), np.array([0.5, 0.25]), np.array([-1.0, -1.0]), np.array([1.0, 1.0]))
