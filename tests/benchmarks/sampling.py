@@ -18,7 +18,7 @@ import yaml
 from tests.benchmarks.physics_only import METHODS, make_workload, physics_rate, plain_loop_rate
 from tests.benchmarks.processes import benchmark_environment, run_measured
 from tests.benchmarks.records import Spread, paired_ratio
-from tests.benchmarks.throughput import Task, ours
+from tests.benchmarks.throughput import NO_OVERLAP, OVERLAP, Task, ours
 
 __all__ = ["measure", "measure_floor", "shares", "table"]
 
@@ -34,11 +34,11 @@ def measure(
     for repetition in range(repetitions):
         for task in tasks:
             found = []
-            for side, overlap, figure in (
-                ("sampler", "false", "sampling_env_steps_per_s"),
-                ("end to end", "true", "env_steps_per_s"),
+            for side, overrides, figure in (
+                ("sampler", NO_OVERLAP, "sampling_env_steps_per_s"),
+                ("end to end", OVERLAP, "env_steps_per_s"),
             ):
-                result = run_measured(ours(task, env_steps, [f"overlap={overlap}"]), environment, _TIMEOUT_S)
+                result = run_measured(ours(task, env_steps, overrides), environment, _TIMEOUT_S)
                 num_envs = yaml.safe_load((Path(result["run_folder"]) / "config.yaml").read_text(encoding="utf-8"))["num_envs"]
                 found.append({"side": side, "method": "", "threads": sampler_threads, "env_steps_per_s": result[figure]})
             found += measure_floor(task, num_envs, sampler_threads)

@@ -97,7 +97,6 @@ def test_of_both_physics_the_faster_median_counts():
     assert rows[0][6] == "0.90 (0.80–1.00)"
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("task", ["HalfCheetah-v5", "pidog_run"])
 def test_both_physics_move_alike_and_the_plain_loop_runs(task: str):
     workload = make_workload(task, throughput.TASKS[task].task_config)

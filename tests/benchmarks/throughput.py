@@ -18,10 +18,28 @@ from cluster.errors import GaitwayError
 from tests.benchmarks.processes import benchmark_environment, run_measured
 from tests.benchmarks.records import FOLDER, PEERS_FOLDER, Spread, paired_ratio
 
-__all__ = ["OURS", "SB3_REQUIREMENT", "TASKS", "Contestant", "Task", "best_peers", "contestants", "install_sb3", "measure", "ours", "table"]
+__all__ = [
+    "NO_OVERLAP",
+    "OURS",
+    "OVERLAP",
+    "SB3_REQUIREMENT",
+    "TASKS",
+    "Contestant",
+    "Task",
+    "best_peers",
+    "contestants",
+    "install_sb3",
+    "measure",
+    "ours",
+    "table",
+]
 
 SB3_REQUIREMENT = "stable-baselines3==2.9.2"
 OURS = ("ours, overlap on", "ours, overlap off")
+OVERLAP = ("overlap=true", "num_env_runners=1")
+"""Sample in one process while another learns ..."""
+NO_OVERLAP = ("overlap=false", "num_env_runners=0")
+"""... or both in turns in one."""
 RLLIB, SB3 = "RLlib PPO", "SB3 PPO"
 _TIMEOUT_S = 300.0
 _ENVS = (8, 16, 32)
@@ -98,8 +116,8 @@ def grid(task: Task) -> list[Contestant]:
 def contestants(task: Task, env_steps: int, best: dict[str, dict[str, Any]]) -> list[Contestant]:
     """Ours both ways, then the peers, each with its best setting for this task."""
     both = [
-        Contestant(name, {"overlap": overlap}, ours(task, env_steps, [f"overlap={overlap}"]))
-        for name, overlap in zip(OURS, ("true", "false"), strict=True)
+        Contestant(name, {"runners": runners}, ours(task, env_steps, overrides))
+        for name, overrides, runners in zip(OURS, (OVERLAP, NO_OVERLAP), (1, 0), strict=True)
     ]
     stock, stable = best.get(RLLIB, {"runners": 2, "envs": 16}), best.get(SB3, {"envs": 8, "vectorisation": "dummy"})
     return [*both, rllib(task, **stock), sb3(task, **stable)]
@@ -138,7 +156,7 @@ def table(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
     settings: dict[tuple[str, str], str] = {}
     for run in sorted(runs, key=lambda run: run["repetition"]):
         rates.setdefault(run["task"], {}).setdefault(run["name"], []).append(run["env_steps_per_s"])
-        settings[run["task"], run["name"]] = " ".join(f"{key}={value}" for key, value in run["setting"].items() if key != "overlap")
+        settings[run["task"], run["name"]] = " ".join(f"{key}={value}" for key, value in run["setting"].items())
     rows = []
     for task, by_name in rates.items():
         for name, values in by_name.items():
