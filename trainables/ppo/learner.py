@@ -28,6 +28,7 @@ from trainables.ppo.loss import ppo_loss
 from trainables.ppo.micro_batch import MicroBatches
 from trainables.ppo.module import ActorCritic
 from trainables.ppo.moments import all_moments, all_sum
+from trainables.ppo.networks import AutogradNetworks, DirectNetworks
 from trainables.ppo.schedules import adapted_learning_rate, linear
 
 __all__ = ["PPOLearner"]
@@ -49,8 +50,8 @@ class PPOLearner(TorchLearner):
         self._shared = self.distributed
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._micro_batches = MicroBatches(settings.micro_batch_size)
+        self._networks = self._make_networks()
         self._loss = torch.compile(self._row_loss) if settings.compile else self._row_loss
-        self._no_figures = torch.zeros(5, device=self._device)
         self._last_finite: dict[str, float] = {}
         if self._shared:
             for tensor in (self._flat.data, *self.actor_critic.buffers()):
@@ -167,9 +168,13 @@ class PPOLearner(TorchLearner):
                 sums.copy_(done)
 
             def run(part: list[Tensor], of: float = steps[index]) -> None:
-                loss, terms = self._loss(batch.rows(part), with_figures)
+                rows = batch.rows(part)
+                inputs, values = self._networks.forward(rows)
+                loss, terms = self._loss(rows, inputs, values, with_figures)
                 (loss / of).backward()
-                sums.add_(terms)
+                self._networks.backward()
+                if with_figures:
+                    sums.add_(terms)
 
             self._micro_batches.accumulate(piece, batch.steps_per_item, begin, run)
             norm = float(all_sum(gradient, self._shared).norm())
@@ -186,12 +191,15 @@ class PPOLearner(TorchLearner):
         self._last_finite |= dict(zip(names, means, strict=True))
         return dict(self._last_finite)
 
-    def _row_loss(self, rows: Rows, with_figures: bool) -> tuple[Tensor, Tensor]:
+    def _make_networks(self) -> AutogradNetworks | DirectNetworks:
+        settings, module = self.config.settings, self.actor_critic
+        if settings.network == "mlp" and settings.precision == "float32" and self._device.type == "cpu":
+            return DirectNetworks(module.actor.network, module.critic)
+        return AutogradNetworks(module, torch.bfloat16 if settings.precision == "bfloat16" else None)
+
+    def _row_loss(self, rows: Rows, inputs: Tensor, values: Tensor, with_figures: bool) -> tuple[Tensor, Tensor | None]:
         """The loss summed over a minibatch's rows, and the sums of its terms (no gradient). Shapes (), (5,)."""
         settings, module = self.config.settings, self.actor_critic
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            inputs, values = module.evaluate_rows(rows)
-        inputs, values = inputs.float(), values.float()
         distribution, count = module.distribution, len(rows.advantages)
         terms = ppo_loss(
             log_prob=distribution.log_prob(inputs, rows.actions),
@@ -211,5 +219,5 @@ class PPOLearner(TorchLearner):
             if self._entropy_coefficient:
                 loss = loss - self._entropy_coefficient * entropy
         if not with_figures:
-            return loss, self._no_figures
+            return loss, None
         return loss, torch.stack([terms.policy, terms.value, entropy, terms.kl, terms.clipped]).detach()
