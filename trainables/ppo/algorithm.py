@@ -24,13 +24,14 @@ from ray.rllib.utils.metrics import (
 
 from cluster.errors import UsageError
 from trainables.networks.checkpoint import load_policy, save_policy
-from trainables.networks.policies import MlpPolicy, Policy, build_policy
+from trainables.networks.policies import LstmPolicy, MlpPolicy, Policy, build_policy
 from trainables.ppo.config import PPOConfig
 from trainables.ppo.distributions import make_distribution
 from trainables.ppo.env_runner import BatchedEnvRunner
 from trainables.ppo.fragment import Fragment
 from trainables.ppo.learner import PPOLearner
 from trainables.ppo.module import ActorCritic, actor_architecture
+from trainables.ppo.recurrent import RecurrentActorCritic
 from trainables.ppo.sampling import FragmentSource
 
 __all__ = ["POLICY_FOLDER", "GaitwayPPO", "GaitwayPPOConfig", "build_algorithm", "load_warm_start"]
@@ -63,7 +64,7 @@ class GaitwayPPO(PPO):
         settings = self.config.settings
         self._source = FragmentSource(self.env_runner_group, self.config.sample_timeout_s)
         if settings.warm_start is not None:
-            policy = load_warm_start(settings.warm_start, settings.task)
+            policy = load_warm_start(settings)
             state = self._module_state()
             state |= {f"actor.{name}": tensor.numpy() for name, tensor in policy.state_dict().items()}
             self.learner_group.set_state({COMPONENT_LEARNER: {COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: state}}})
@@ -130,13 +131,20 @@ class GaitwayPPO(PPO):
         save_policy(self.policy(), Path(checkpoint_dir) / POLICY_FOLDER, metadata)
 
 
-def load_warm_start(folder: Path, task: str) -> MlpPolicy:
-    """Read the policy that the actor starts from. Raises ``UsageError`` when it is recurrent or of another task."""
+def load_warm_start(settings: PPOConfig) -> Policy:
+    """Read the policy that the actor starts from. Raises ``UsageError`` when it is of another kind, or of another task."""
+    folder = settings.warm_start
     policy, metadata = load_policy(folder)
-    if not isinstance(policy, MlpPolicy):
-        raise UsageError(f"warm_start {folder}: PPO continues from an mlp policy, this is {policy.kind}")
-    if metadata.get("task") != task:
-        raise UsageError(f"warm_start {folder}: it was trained on the task {metadata.get('task')!r}, this run is on {task!r}")
+    if metadata.get("task") != settings.task:
+        raise UsageError(f"warm_start {folder}: it was trained on the task {metadata.get('task')!r}, this run is on {settings.task!r}")
+    kind = {"mlp": MlpPolicy, "lstm": LstmPolicy}[settings.network].kind
+    if policy.kind != kind:
+        raise UsageError(f"warm_start {folder}: network {settings.network} continues from a policy of kind {kind}, this is {policy.kind}")
+    if isinstance(policy, LstmPolicy) and policy.input_indices != tuple(range(policy.observation_size)):
+        raise UsageError(
+            f"warm_start {folder}: network lstm reads all {policy.observation_size} observations, this {policy.kind} only "
+            f"{len(policy.input_indices)} of them; start from an mlp, or without a warm start"
+        )
     return policy
 
 
@@ -188,11 +196,13 @@ def build_algorithm(settings: PPOConfig) -> GaitwayPPO:
 def _actor(settings: PPOConfig) -> dict[str, Any]:
     """The actor's architecture without its sizes, which the task decides."""
     if settings.warm_start is not None:
-        architecture = load_warm_start(settings.warm_start, settings.task).architecture()
+        architecture = load_warm_start(settings).architecture()
         return {name: value for name, value in architecture.items() if name not in ("observation_size", "action_size")}
-    return {"kind": "mlp", "hidden": list(settings.hidden), "activation": settings.activation}
+    if settings.network == "lstm":
+        return {"kind": LstmPolicy.kind, "hidden_size": settings.lstm_size, "head_size": settings.lstm_size}
+    return {"kind": MlpPolicy.kind, "hidden": list(settings.hidden), "activation": settings.activation}
 
 
 def module_class(settings: PPOConfig) -> type[ActorCritic]:
     """The network's class."""
-    return ActorCritic
+    return RecurrentActorCritic if settings.network == "lstm" else ActorCritic

@@ -58,7 +58,7 @@ class PPOConfig(Config):
     recompute_advantages: bool = Field(False, description="advantages anew before every epoch, with the critic as it is then")
     critic_warmup_iterations: int = Field(0, ge=0, description="iterations that train the critic alone before the actor may move")
 
-    network: Literal["mlp", "lstm"] = Field("mlp", description="kind of the actor; a warm start brings its own")
+    network: Literal["mlp", "lstm"] = Field("mlp", description="kind of the actor; a warm start must be of this kind")
     hidden: tuple[int, ...] = Field((128, 128), min_length=1, description="actor's hidden layers (mlp); a warm start brings its own")
     activation: Literal["tanh", "relu", "elu"] = Field(
         "elu", description="actor's and critic's activation; a warm start brings the actor's"

@@ -16,7 +16,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
 from trainables.networks.normalizer import RunningNormalizer
-from trainables.networks.policies import build_policy, mlp
+from trainables.networks.policies import LstmPolicy, build_policy, mlp
 from trainables.ppo.batch import FragmentTensors, Rows
 from trainables.ppo.distributions import make_distribution
 from trainables.ppo.value_scale import ValueScale
@@ -28,7 +28,10 @@ State = dict[str, Tensor]
 
 def actor_architecture(model_config: dict[str, Any], observation_size: int, action_inputs: int) -> dict[str, Any]:
     """What ``build_policy`` needs to make this run's actor; ``action_inputs`` is the size of the distribution's input."""
-    return {**model_config["actor"], "observation_size": observation_size, "action_size": action_inputs}
+    actor = {**model_config["actor"], "observation_size": observation_size, "action_size": action_inputs}
+    if actor["kind"] == LstmPolicy.kind:
+        actor["input_indices"] = list(range(observation_size))
+    return actor
 
 
 class ActorCritic(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
@@ -81,18 +84,24 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
     # RLlib's side --------------------------------------------------------------------------------------------------------
 
+    def _step(self, batch: dict[str, Any]) -> tuple[Tensor, State]:
+        """One step from the state given, or from an empty one."""
+        observations = batch[Columns.OBS]
+        return self.actor.step(observations, batch.get(Columns.STATE_IN) or self.initial_state(len(observations)))
+
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         with torch.no_grad():
-            return {Columns.ACTIONS: self.distribution.mode(self.actor(batch[Columns.OBS]))}
+            inputs, state = self._step(batch)
+            return {Columns.ACTIONS: self.distribution.mode(inputs), Columns.STATE_OUT: state}
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         with torch.no_grad():
-            inputs = self.actor(batch[Columns.OBS])
+            inputs, state = self._step(batch)
             actions = self.distribution.sample(inputs, self.distribution.draw_noise(tuple(inputs.shape[:-1])))
-            return {Columns.ACTIONS: actions, Columns.ACTION_LOGP: self.distribution.log_prob(inputs, actions)}
+            return {Columns.ACTIONS: actions, Columns.ACTION_LOGP: self.distribution.log_prob(inputs, actions), Columns.STATE_OUT: state}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {Columns.ACTION_DIST_INPUTS: self.actor(batch[Columns.OBS]), Columns.VF_PREDS: self.compute_values(batch)}
+        return {Columns.ACTION_DIST_INPUTS: self._step(batch)[0], Columns.VF_PREDS: self.compute_values(batch)}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
         """Expected return of each observation, in reward units (scaled ones where rewards are scaled). (rows, size) -> (rows,)."""

@@ -53,11 +53,12 @@ class PPORun:
         """
         if self.config.warm_start is None:
             return 0.0
-        source = load_warm_start(self.config.warm_start, self.config.task)
+        source = load_warm_start(self.config)
         normalizer = source.normalizer
         spread = torch.randn(256, source.observation_size, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
         observations = normalizer.mean + spread * normalizer.var.sqrt()
-        return float((source(observations) - self.algorithm.policy()(observations)).abs().max())
+        state = source.initial_state(len(observations))
+        return float((source.step(observations, state)[0] - self.algorithm.policy().step(observations, state)[0]).abs().max())
 
     def evaluate(self) -> dict[str, float]:
         """Deterministic episodes of the policy as it is now; nothing when evaluation is off."""
