@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from cluster.contract import TensorField
-from trainables.envs.mujoco_task import MujocoTask, MujocoTaskConfig, load_model, position_names, velocity_names
+from trainables.envs.mujoco_task import MujocoTask, MujocoTaskConfig, load_model, state_fields
 
 if TYPE_CHECKING:
     import mujoco
@@ -39,16 +38,12 @@ class HalfCheetah(MujocoTask):
         config = config or HalfCheetahConfig()
         model = _load_scaled()
         self._skipped = int(config.exclude_current_positions_from_observation)
-        positions, velocities = position_names(model)[self._skipped :], velocity_names(model)
         super().__init__(
             name="HalfCheetah-v5",
             model=model,
             config=config,
             num_envs=num_envs,
-            observation_fields=(
-                TensorField(name="position", shape=(len(positions),), components=positions),
-                TensorField(name="velocity", shape=(len(velocities),), components=velocities),
-            ),
+            observation_fields=state_fields(model, self._skipped),
             reward_weights={"forward": config.forward_reward_weight, "control": config.control_cost_weight},
             seed=seed,
             reward_terms_in_info=reward_terms_in_info,

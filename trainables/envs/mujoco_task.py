@@ -21,7 +21,10 @@ from trainables.nonfinite import NonFiniteError
 if TYPE_CHECKING:
     import mujoco
 
-__all__ = ["MujocoTask", "MujocoTaskConfig", "load_model", "position_names", "velocity_names"]
+__all__ = ["MujocoTask", "MujocoTaskConfig", "Range", "load_model", "state_fields", "within"]
+
+Range = tuple[float | None, float | None]
+"""From, to; None: unlimited."""
 
 
 class MujocoTaskConfig(TaskConfig):
@@ -141,26 +144,29 @@ def load_model(name: str) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_path(str(Path(__file__).parent / "models" / f"{name}.xml"))
 
 
-def position_names(model: mujoco.MjModel) -> tuple[str, ...]:
-    """Name and unit of each of the model's positions, in ``qpos`` order."""
-    free = ("x_m", "y_m", "z_m", "orientation_w", "orientation_x", "orientation_y", "orientation_z")
-    return _names(model, free, slide="m", hinge="rad")
-
-
-def velocity_names(model: mujoco.MjModel) -> tuple[str, ...]:
-    """Name and unit of each of the model's velocities, in ``qvel`` order."""
-    free = ("x_m_s", "y_m_s", "z_m_s", "turn_x_rad_s", "turn_y_rad_s", "turn_z_rad_s")
-    return _names(model, free, slide="m_s", hinge="rad_s")
-
-
-def _names(model: mujoco.MjModel, free: tuple[str, ...], slide: str, hinge: str) -> tuple[str, ...]:
+def state_fields(model: mujoco.MjModel, skipped: int) -> tuple[TensorField, TensorField]:
+    """Observation fields of the positions after the first ``skipped`` and of all velocities, with the joints' names and units."""
     import mujoco
 
-    names: list[str] = []
-    for index in range(model.njnt):
-        joint = model.joint(index)
-        if joint.type[0] == mujoco.mjtJoint.mjJNT_FREE:
-            names += [f"{joint.name}_{part}" for part in free]
-        else:
-            names.append(f"{joint.name}_{slide if joint.type[0] == mujoco.mjtJoint.mjJNT_SLIDE else hinge}")
-    return tuple(names)
+    free_position = ("x_m", "y_m", "z_m", "orientation_w", "orientation_x", "orientation_y", "orientation_z")
+    free_velocity = ("x_m_s", "y_m_s", "z_m_s", "turn_x_rad_s", "turn_y_rad_s", "turn_z_rad_s")
+    parts = {
+        mujoco.mjtJoint.mjJNT_FREE: (free_position, free_velocity),
+        mujoco.mjtJoint.mjJNT_SLIDE: (("m",), ("m_s",)),
+        mujoco.mjtJoint.mjJNT_HINGE: (("rad",), ("rad_s",)),
+    }
+    joints = [model.joint(index) for index in range(model.njnt)]
+    positions, velocities = (
+        tuple(f"{joint.name}_{part}" for joint in joints for part in parts[mujoco.mjtJoint(joint.type[0])][kind]) for kind in (0, 1)
+    )
+    positions = positions[skipped:]
+    return (
+        TensorField(name="position", shape=(len(positions),), components=positions),
+        TensorField(name="velocity", shape=(len(velocities),), components=velocities),
+    )
+
+
+def within(values: np.ndarray, limits: Range) -> np.ndarray:
+    """Whether each value lies between the limits, which do not count themselves. Same shape."""
+    low, high = limits
+    return (values > (-np.inf if low is None else low)) & (values < (np.inf if high is None else high))

@@ -16,9 +16,13 @@ import gymnasium
 
 from cluster.config import parse_config
 from cluster.errors import ConfigError, UsageError
+from trainables.envs.ant import Ant
 from trainables.envs.base import BatchedTask, TaskConfig
 from trainables.envs.half_cheetah import HalfCheetah
+from trainables.envs.hopper_walker2d import Hopper, Walker2d
+from trainables.envs.inverted_pendulum import InvertedDoublePendulum, InvertedPendulum
 from trainables.envs.pidog_run import PiDogRun
+from trainables.envs.reacher import Reacher
 from trainables.envs.robot_task import RobotTask
 from trainables.envs.single import SingleEnv
 
@@ -37,6 +41,12 @@ __all__ = [
 TASKS: dict[str, type[BatchedTask]] = {
     "pidog_run": PiDogRun,
     "HalfCheetah-v5": HalfCheetah,
+    "Hopper-v5": Hopper,
+    "Walker2d-v5": Walker2d,
+    "Ant-v5": Ant,
+    "InvertedPendulum-v5": InvertedPendulum,
+    "InvertedDoublePendulum-v5": InvertedDoublePendulum,
+    "Reacher-v5": Reacher,
 }
 
 
