@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 
 import gymnasium
 import torch
@@ -40,6 +41,16 @@ class ActionDistribution(nn.Module):
     @abstractmethod
     def entropy(self, inputs: Tensor) -> Tensor:
         """Entropy in nats, mean over the rows. Shape ()."""
+
+    @abstractmethod
+    def differentiate(self, inputs: Tensor, actions: Tensor) -> tuple[Tensor, Callable[[Tensor, float], Tensor]]:
+        """``log_prob`` without autograd, and how to go back through it.
+
+        Returns:
+            Log probabilities, shape (rows,), and ``backward(gradient, entropy_weight)``: from the gradient of the log probabilities,
+            shape (rows,), to that of ``inputs``; it adds to the ``grad`` of the distribution's own parameters. ``entropy_weight``
+            is how much of every row's entropy is taken off the loss.
+        """
 
     @abstractmethod
     def figures(self) -> dict[str, float]:
@@ -75,6 +86,21 @@ class GaussianActions(ActionDistribution):
         """The same for every row."""
         return self.log_std.sum() + 0.5 * self.input_size * math.log(2 * math.pi * math.e)
 
+    def differentiate(self, inputs: Tensor, actions: Tensor) -> tuple[Tensor, Callable[[Tensor, float], Tensor]]:
+        """See ``ActionDistribution.differentiate``."""
+        log_std = self.log_std.detach()
+        inverse_std = torch.exp(-log_std)
+        deviation = (actions - inputs).mul_(inverse_std)
+        squared = deviation.square()
+        log_prob = squared.sum(-1).mul_(-0.5).sub_(log_std.sum() + 0.5 * self.input_size * math.log(2 * math.pi))
+
+        def backward(gradient: Tensor, entropy_weight: float) -> Tensor:
+            # d log p / d log_std = deviation^2 - 1; each row's entropy grows by 1 with every log_std.
+            self.log_std.grad.add_(gradient @ squared).sub_(gradient.sum() + entropy_weight * len(gradient))
+            return deviation.mul_(inverse_std).mul_(gradient.unsqueeze(-1))
+
+        return log_prob, backward
+
     def figures(self) -> dict[str, float]:
         """``action_std``: mean over the actions, in normalised units."""
         return {"action_std": float(torch.exp(self.log_std.detach()).mean())}
@@ -108,6 +134,22 @@ class CategoricalActions(ActionDistribution):
         """Mean over the rows."""
         log_probs = torch.log_softmax(inputs, -1)
         return -(log_probs.exp() * log_probs).sum(-1).mean()
+
+    def differentiate(self, inputs: Tensor, actions: Tensor) -> tuple[Tensor, Callable[[Tensor, float], Tensor]]:
+        """See ``ActionDistribution.differentiate``."""
+        log_probs = torch.log_softmax(inputs, -1)
+        chosen = actions.long().unsqueeze(-1)
+
+        def backward(gradient: Tensor, entropy_weight: float) -> Tensor:
+            probabilities = log_probs.exp()
+            back = probabilities * -gradient.unsqueeze(-1)
+            back.scatter_add_(-1, chosen, gradient.unsqueeze(-1))
+            if entropy_weight:
+                entropy = -(probabilities * log_probs).sum(-1, keepdim=True)
+                back += entropy_weight * probabilities * (log_probs + entropy)
+            return back
+
+        return log_probs.gather(-1, chosen).squeeze(-1), backward
 
     def figures(self) -> dict[str, float]:
         """Nothing of its own."""

@@ -21,15 +21,14 @@ from torch import Tensor, distributed
 
 from trainables.nonfinite import NonFiniteError
 from trainables.ppo.advantages import generalized_advantages
-from trainables.ppo.batch import FragmentTensors, Rows, TrainBatch
+from trainables.ppo.batch import FragmentTensors, TrainBatch
 from trainables.ppo.flat import flatten_parameters
 from trainables.ppo.fragment import Fragment
-from trainables.ppo.loss import ppo_loss
 from trainables.ppo.micro_batch import MicroBatches
 from trainables.ppo.module import ActorCritic
 from trainables.ppo.moments import all_moments, all_sum
-from trainables.ppo.networks import AutogradNetworks, DirectNetworks
 from trainables.ppo.schedules import adapted_learning_rate, linear
+from trainables.ppo.steps import AutogradStep, DirectStep, LossWeights
 
 __all__ = ["PPOLearner"]
 
@@ -50,8 +49,8 @@ class PPOLearner(TorchLearner):
         self._shared = self.distributed
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._micro_batches = MicroBatches(settings.micro_batch_size)
-        self._networks = self._make_networks()
-        self._loss = torch.compile(self._row_loss) if settings.compile else self._row_loss
+        self._weights = LossWeights(settings)
+        self._step = self._make_step()
         self._last_finite: dict[str, float] = {}
         if self._shared:
             for tensor in (self._flat.data, *self.actor_critic.buffers()):
@@ -94,11 +93,11 @@ class PPOLearner(TorchLearner):
         if not settings.adaptive_learning_rate:
             done = (env_steps - settings.batch_size) / settings.total_env_steps
             optimizer.param_groups[0]["lr"] = linear(settings.learning_rate, settings.final_learning_rate, done)
-        self._entropy_coefficient = linear(
+        self._weights.entropy = linear(
             settings.entropy_coefficient, settings.final_entropy_coefficient, env_steps / settings.total_env_steps
         )
         # The count includes the batch at hand, so the first K batches are those with a count up to K batches.
-        self._actor_moves = env_steps > settings.critic_warmup_env_steps
+        self._weights.actor = float(env_steps > settings.critic_warmup_env_steps)
         observations = torch.from_numpy(fragment.observations).to(self._device)
         with torch.no_grad():
             tensors = FragmentTensors.from_fragment(fragment, module.actor.normalizer(observations), self._scaled_rewards(fragment))
@@ -107,13 +106,13 @@ class PPOLearner(TorchLearner):
             if epoch == 0 or settings.recompute_advantages:
                 batch = self._batch(tensors)
             figures = self._epoch(batch, optimizer, with_figures=epoch == settings.num_epochs - 1)
-        if settings.adaptive_learning_rate and self._actor_moves:
+        if settings.adaptive_learning_rate and self._weights.actor:
             rate = optimizer.param_groups[0]["lr"]
             optimizer.param_groups[0]["lr"] = adapted_learning_rate(rate, figures["kl"], settings.kl_target)
         if settings.normalize_observations and settings.update_normalizer:
             module.actor.normalizer.merge(*all_moments(observations[:-1][tensors.valid], self._shared))
         self._weights_seq_no += 1
-        figures |= {"learning_rate": optimizer.param_groups[0]["lr"], "entropy_coefficient": self._entropy_coefficient}
+        figures |= {"learning_rate": optimizer.param_groups[0]["lr"], "entropy_coefficient": self._weights.entropy}
         figures |= {**module.distribution.figures(), "learning_s": time.perf_counter() - started_s}
         if self._micro_batches.limit:
             figures["micro_batch_size"] = self._micro_batches.limit
@@ -168,13 +167,9 @@ class PPOLearner(TorchLearner):
                 sums.copy_(done)
 
             def run(part: list[Tensor], of: float = steps[index]) -> None:
-                rows = batch.rows(part)
-                inputs, values = self._networks.forward(rows)
-                loss, terms = self._loss(rows, inputs, values, with_figures)
-                (loss / of).backward()
-                self._networks.backward()
-                if with_figures:
-                    sums.add_(terms)
+                figures = self._step(batch.rows(part), of, with_figures)
+                if figures is not None:
+                    sums.add_(figures)
 
             self._micro_batches.accumulate(piece, batch.steps_per_item, begin, run)
             norm = float(all_sum(gradient, self._shared).norm())
@@ -191,33 +186,9 @@ class PPOLearner(TorchLearner):
         self._last_finite |= dict(zip(names, means, strict=True))
         return dict(self._last_finite)
 
-    def _make_networks(self) -> AutogradNetworks | DirectNetworks:
+    def _make_step(self) -> AutogradStep | DirectStep:
         settings, module = self.config.settings, self.actor_critic
-        if settings.network == "mlp" and settings.precision == "float32" and self._device.type == "cpu":
-            return DirectNetworks(module.actor.network, module.critic)
-        return AutogradNetworks(module, torch.bfloat16 if settings.precision == "bfloat16" else None)
-
-    def _row_loss(self, rows: Rows, inputs: Tensor, values: Tensor, with_figures: bool) -> tuple[Tensor, Tensor | None]:
-        """The loss summed over a minibatch's rows, and the sums of its terms (no gradient). Shapes (), (5,)."""
-        settings, module = self.config.settings, self.actor_critic
-        distribution, count = module.distribution, len(rows.advantages)
-        terms = ppo_loss(
-            log_prob=distribution.log_prob(inputs, rows.actions),
-            old_log_prob=rows.log_probs,
-            advantages=rows.advantages,
-            value=values,
-            old_value=rows.values,
-            target=rows.targets,
-            clip=settings.clip,
-            value_clip=settings.value_clip,
-            with_figures=with_figures,
-        )
-        loss = settings.value_coefficient * terms.value
-        entropy = distribution.entropy(inputs) * count if with_figures or self._entropy_coefficient else None
-        if self._actor_moves:
-            loss = loss + terms.policy
-            if self._entropy_coefficient:
-                loss = loss - self._entropy_coefficient * entropy
-        if not with_figures:
-            return loss, None
-        return loss, torch.stack([terms.policy, terms.value, entropy, terms.kl, terms.clipped]).detach()
+        plain = settings.precision == "float32" and not settings.compile
+        if settings.network == "mlp" and plain and self._device.type == "cpu":
+            return DirectStep(module, self._weights)
+        return AutogradStep(module, self._weights, torch.bfloat16 if settings.precision == "bfloat16" else None, settings.compile)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LossTerms", "ppo_loss"]
+__all__ = ["LossTerms", "ppo_gradients", "ppo_loss"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +49,29 @@ def ppo_loss(
         kl = (ratio - 1 - log_ratio).sum() if with_figures else zero
         clipped = ((ratio - 1).abs() > clip).sum().to(ratio.dtype) if with_figures else zero
     return LossTerms(policy, 0.5 * squared_error.sum(), kl, clipped)
+
+
+@torch.no_grad()
+def ppo_gradients(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantages: Tensor,
+    value: Tensor,
+    old_value: Tensor,
+    target: Tensor,
+    clip: float,
+    value_clip: float | None,
+) -> tuple[Tensor, Tensor]:
+    """What ``ppo_loss`` gives by autograd, written out: gradients of its ``policy`` and ``value`` by ``log_prob`` and ``value``.
+
+    Where the clipped surrogate is the smaller one the ratio has no influence, and elsewhere its derivative is the surrogate itself.
+    """
+    ratio = torch.exp(log_prob - old_log_prob)
+    surrogate = advantages * ratio
+    counts = surrogate <= advantages * torch.clamp(ratio, 1 - clip, 1 + clip)
+    error = value - target
+    if value_clip is not None:
+        change = value - old_value
+        limited = old_value + torch.clamp(change, -value_clip, value_clip) - target
+        error = torch.where(error.abs() >= limited.abs(), error, limited * (change.abs() <= value_clip))
+    return surrogate.mul_(counts).neg_(), error
