@@ -12,7 +12,7 @@ __all__ = ["markdown", "render", "text"]
 _HEADERS = {
     "throughput": ["task", "who", "setting", "env steps/s", "min–max", "ours, overlap on ÷ it", "ours, overlap off ÷ it"],
     "sampling": ["task", "envs", "ours", "env steps/s", "against", "env steps/s", "share kept (min–max)"],
-    "scores": ["task", "env steps", "seeds", "score", "training return", "bar", "reached", "Tianshou PPO"],
+    "scores": ["task", "env steps", "seeds", "training return", "evaluation return", "bar", "reached by", "Tianshou PPO"],
     "memory": ["HalfCheetah-v5, 256 environments", "peak GiB", "limit GiB"],
 }
 _TITLES = {
@@ -27,9 +27,9 @@ _NOTES = {
     "(RLlib: 1–2 runners × 8–32 environments; SB3: 8–16 environments, in-process or in subprocesses).",
     "sampling": "The plain loop is batched MuJoCo, one 64-64 network and Gaussian noise, nothing else; the physics alone is batched MuJoCo "
     "under random controls. Both run as `mujoco.rollout` and as a thread pool over persistent `MjData`; the faster counts.",
-    "scores": "Mean ± 95 % interval (Student's t) over seeds. Score: the last policy's mean actions, 20 episodes of Gymnasium's own "
-    "environment. Training return: the last training episodes, with exploration noise. Tianshou's figures are the ones that it publishes: "
-    "the best evaluation within 1M steps, 10 seeds, the tasks' older versions.",
+    "scores": "Mean ± 95 % interval (Student's t) over seeds. Training return: the last 100 training episodes, with exploration noise. "
+    "Evaluation return: mean actions of the checkpoint with the best training return, 20 episodes of Gymnasium's own environment. "
+    "Tianshou's figures are the ones that it publishes: the best evaluation within 1M steps, 10 seeds, the tasks' older versions.",
     "memory": "Largest high-water mark of resident memory (`VmHWM`) of one process, and the largest sum over the run's processes.",
 }
 

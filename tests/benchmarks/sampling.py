@@ -1,7 +1,7 @@
 """What our sampler keeps of a plain loop, and our whole training of the physics alone.
 
 - the sampler: ``sampling_env_steps_per_s`` of a training run without overlap, over the plain loop (physics, one network, noise) with
-  as many environments and threads;
+  as many environments and physics threads;
 - end to end: ``env_steps_per_s`` of a training run with overlap, over batched physics alone on two threads.
 
 All sides of a task take turns; of ``mujoco.rollout`` and the thread pool the one with the better median counts.
@@ -10,6 +10,7 @@ All sides of a task take turns; of ``mujoco.rollout`` and the thread pool the on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +21,27 @@ from tests.benchmarks.processes import benchmark_environment, run_measured
 from tests.benchmarks.records import Spread, paired_ratio
 from tests.benchmarks.throughput import NO_OVERLAP, OVERLAP, Task, ours
 
-__all__ = ["measure", "measure_floor", "shares", "table"]
+__all__ = ["Share", "measure", "measure_floor", "shares", "table"]
 
 _TIMEOUT_S = 300.0
 _PHYSICS_THREADS = 2
 
 
-def measure(
-    tasks: Iterable[Task], env_steps: int, repetitions: int, home: Path, say: Callable[[str], None], sampler_threads: int
-) -> list[dict[str, Any]]:
+def measure(tasks: Iterable[Task], env_steps: int, repetitions: int, home: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """One record a figure: task, repetition, side, method, threads, num_envs, env_steps_per_s."""
     environment, runs = benchmark_environment(home), []
     for repetition in range(repetitions):
         for task in tasks:
             found = []
-            for side, overrides, figure in (
-                ("sampler", NO_OVERLAP, "sampling_env_steps_per_s"),
-                ("end to end", OVERLAP, "env_steps_per_s"),
+            for side, overrides, threads, figure in (
+                ("end to end", OVERLAP, 1, "env_steps_per_s"),
+                ("sampler", NO_OVERLAP, 1, "sampling_env_steps_per_s"),
+                ("sampler", NO_OVERLAP, 2, "sampling_env_steps_per_s"),
             ):
-                result = run_measured(ours(task, env_steps, overrides), environment, _TIMEOUT_S)
+                result = run_measured(ours(task, env_steps, overrides, threads), environment, _TIMEOUT_S)
                 num_envs = yaml.safe_load((Path(result["run_folder"]) / "config.yaml").read_text(encoding="utf-8"))["num_envs"]
-                found.append({"side": side, "method": "", "threads": sampler_threads, "env_steps_per_s": result[figure]})
-            found += measure_floor(task, num_envs, sampler_threads)
+                found.append({"side": side, "method": "", "threads": threads, "env_steps_per_s": result[figure]})
+            found += measure_floor(task, num_envs)
             for record in found:
                 runs.append({"task": task.name, "repetition": repetition, "num_envs": num_envs, **record})
                 method = f"{record['side']} {record['method']} x{record['threads']}"
@@ -49,64 +49,74 @@ def measure(
     return runs
 
 
-def measure_floor(task: Task, num_envs: int, sampler_threads: int, steps: int = 60) -> list[dict[str, Any]]:
-    """Physics alone on two threads and the plain loop on the sampler's, each both ways."""
+def measure_floor(task: Task, num_envs: int, steps: int = 60) -> list[dict[str, Any]]:
+    """Physics alone on two threads, and the plain loop on one and on two, each both ways."""
     workload = make_workload(task.name, task.task_config)
     records = []
     for method in METHODS:
-        alone = physics_rate(method, workload, num_envs, _PHYSICS_THREADS, steps)
-        records.append({"side": "physics", "method": method, "threads": _PHYSICS_THREADS, "env_steps_per_s": alone})
-        plain = plain_loop_rate(method, workload, num_envs, sampler_threads, steps)
-        records.append({"side": "plain loop", "method": method, "threads": sampler_threads, "env_steps_per_s": plain})
+        for side, rate, threads in (
+            ("physics", physics_rate, _PHYSICS_THREADS),
+            ("plain loop", plain_loop_rate, 1),
+            ("plain loop", plain_loop_rate, 2),
+        ):
+            measured = rate(method, workload, num_envs, threads, steps)
+            records.append({"side": side, "method": method, "threads": threads, "env_steps_per_s": measured})
     return records
 
 
-def _rates(runs: Sequence[dict[str, Any]], task: str) -> dict[tuple[str, str], list[float]]:
-    """{(side, method): rates in the order of the repetitions}."""
-    rates: dict[tuple[str, str], list[float]] = {}
+def _rates(runs: Sequence[dict[str, Any]], task: str) -> dict[tuple[str, int, str], list[float]]:
+    """{(side, threads, method): rates in the order of the repetitions}."""
+    rates: dict[tuple[str, int, str], list[float]] = {}
     for run in sorted(runs, key=lambda run: run["repetition"]):
         if run["task"] == task:
-            rates.setdefault((run["side"], run["method"]), []).append(run["env_steps_per_s"])
+            rates.setdefault((run["side"], run["threads"], run["method"]), []).append(run["env_steps_per_s"])
     return rates
 
 
-def _fastest(rates: dict[tuple[str, str], list[float]], side: str) -> tuple[str, list[float]]:
+def _fastest(rates: dict[tuple[str, int, str], list[float]], side: str, threads: int) -> tuple[str, list[float]]:
     """Method with the best median, and its rates."""
-    ways = {method: values for (name, method), values in rates.items() if name == side}
+    ways = {method: values for (name, count, method), values in rates.items() if (name, count) == (side, threads)}
     method = max(ways, key=lambda way: Spread.of(ways[way]).median)
     return method, ways[method]
 
 
-def shares(runs: Sequence[dict[str, Any]], task: str) -> dict[str, Spread]:
-    """Share of the plain loop that the sampler keeps, and of the physics that training keeps."""
-    rates = _rates(runs, task)
-    return {
-        "sampler": paired_ratio(rates["sampler", ""], _fastest(rates, "plain loop")[1]),
-        "end to end": paired_ratio(rates["end to end", ""], _fastest(rates, "physics")[1]),
-    }
+@dataclass(frozen=True)
+class Share:
+    """One figure of ours and what it is held against."""
+
+    side: str
+    threads: int
+    rates: list[float]
+    against: str
+    floor: list[float]
+
+    @property
+    def kept(self) -> Spread:
+        """Ours over the floor."""
+        return paired_ratio(self.rates, self.floor)
+
+
+def shares(runs: Sequence[dict[str, Any]], task: str) -> list[Share]:
+    """What the sampler keeps of the plain loop with as many threads, and whole training of the physics on two."""
+    rates, found = _rates(runs, task), []
+    for side, threads, against, floor_threads in (
+        ("sampler", 1, "plain loop", 1),
+        ("sampler", 2, "plain loop", 2),
+        ("end to end", 1, "physics", _PHYSICS_THREADS),
+    ):
+        method, floor = _fastest(rates, against, floor_threads)
+        count = "1 thread" if floor_threads == 1 else f"{floor_threads} threads"
+        found.append(Share(side, threads, rates[side, threads, ""], f"{against}, {method}, {count}", floor))
+    return found
 
 
 def table(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Rows of text: task, environments, our figure, what it is held against, the share with its extremes."""
     rows = []
     for task in dict.fromkeys(run["task"] for run in runs):
-        rates, kept = _rates(runs, task), shares(runs, task)
-        first = next(run for run in runs if run["task"] == task and run["side"] == "sampler")
-        for side, against, threads in (
-            ("sampler", "plain loop", first["threads"]),
-            ("end to end", "physics", _PHYSICS_THREADS),
-        ):
-            method, floor = _fastest(rates, against)
-            share = kept[side]
-            rows.append(
-                [
-                    task,
-                    str(first["num_envs"]),
-                    side,
-                    f"{Spread.of(rates[side, '']).median:,.0f}",
-                    f"{against}, {method}, {threads} threads",
-                    f"{Spread.of(floor).median:,.0f}",
-                    f"{share.median:.2f} ({share.low:.2f}–{share.high:.2f})",
-                ]
-            )
+        num_envs = next(run["num_envs"] for run in runs if run["task"] == task)
+        for share in shares(runs, task):
+            mine, floor, kept = f"{Spread.of(share.rates).median:,.0f}", f"{Spread.of(share.floor).median:,.0f}", share.kept
+            side = "end to end, overlap on" if share.side == "end to end" else f"{share.side}, {share.threads} physics thread(s)"
+            rows.append([task, str(num_envs), side, mine, share.against, floor, f"{kept.median:.2f} ({kept.low:.2f}–{kept.high:.2f})"])
     return rows

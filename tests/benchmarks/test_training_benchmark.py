@@ -36,16 +36,19 @@ def _throughput_runs() -> list[dict]:
 
 def _sampling_runs() -> list[dict]:
     sides = {
-        ("sampler", ""): (80.0, 90.0, 100.0),
-        ("end to end", ""): (30.0, 40.0, 50.0),
-        ("plain loop", "rollout"): (100.0, 100.0, 100.0),
-        ("plain loop", "pool"): (99.0, 200.0, 10.0),
-        ("physics", "rollout"): (150.0, 150.0, 150.0),
-        ("physics", "pool"): (200.0, 200.0, 200.0),
+        ("sampler", 1, ""): (80.0, 90.0, 100.0),
+        ("sampler", 2, ""): (50.0, 50.0, 50.0),
+        ("end to end", 1, ""): (30.0, 40.0, 50.0),
+        ("plain loop", 1, "rollout"): (100.0, 100.0, 100.0),
+        ("plain loop", 1, "pool"): (99.0, 200.0, 10.0),
+        ("plain loop", 2, "rollout"): (100.0, 100.0, 100.0),
+        ("physics", 2, "rollout"): (150.0, 150.0, 150.0),
+        ("physics", 2, "pool"): (200.0, 200.0, 200.0),
     }
+    common = {"task": "Ant-v5", "num_envs": 64}
     return [
-        {"task": "Ant-v5", "side": side, "method": method, "threads": 2, "num_envs": 64, "repetition": repetition, "env_steps_per_s": rate}
-        for (side, method), rates in sides.items()
+        common | {"side": side, "method": method, "threads": threads, "repetition": repetition, "env_steps_per_s": rate}
+        for (side, threads, method), rates in sides.items()
         for repetition, rate in enumerate(rates)
     ]
 
@@ -85,15 +88,17 @@ def test_the_fastest_setting_of_a_peer_is_chosen_for_each_task():
     assert stock[stock.index("--runners") + 1] == "2"
     assert json.loads(stock[stock.index("--kwargs") + 1]) == {"physics": {"preset": "medium"}}
     mine = throughput.contestants(task, 60_000, {})[0].command
-    assert {"task=pidog_run", "preset=peer", "total_env_steps=60000", "overlap=true"} <= set(mine)
+    assert {"task=pidog_run", "preset=peer", "total_env_steps=60000", "overlap=true", "num_env_runners=1"} <= set(mine)
+    assert 'task_config={"physics": {"preset": "medium", "num_threads": 1}}' in mine
 
 
 def test_of_both_physics_the_faster_median_counts():
-    kept = sampling.shares(_sampling_runs(), "Ant-v5")
-    assert kept["sampler"] == Spread(0.9, 0.8, 1.0)  # the rollout's median of 100 beats the pool's 99
-    assert kept["end to end"] == Spread(0.2, 0.15, 0.25)
+    single, double, whole = sampling.shares(_sampling_runs(), "Ant-v5")
+    assert single.kept == Spread(0.9, 0.8, 1.0)  # the rollout's median of 100 beats the pool's 99
+    assert double.kept == Spread(0.5, 0.5, 0.5)
+    assert whole.kept == Spread(0.2, 0.15, 0.25)
     rows = sampling.table(_sampling_runs())
-    assert [row[4] for row in rows] == ["plain loop, rollout, 2 threads", "physics, pool, 2 threads"]
+    assert [row[4] for row in rows] == ["plain loop, rollout, 1 thread", "plain loop, rollout, 2 threads", "physics, pool, 2 threads"]
     assert rows[0][6] == "0.90 (0.80–1.00)"
 
 
@@ -113,9 +118,9 @@ def test_both_physics_move_alike_and_the_plain_loop_runs(task: str):
     assert np.abs(moved[0] - start).max() > 0.01
     # Only the solver's warm start differs between the two.
     np.testing.assert_allclose(moved[0], moved[1], atol=1e-3, rtol=1e-3)
-    records = sampling.measure_floor(throughput.TASKS[task], num_envs=4, sampler_threads=1, steps=5)
-    assert {(record["side"], record["method"]) for record in records} == {
-        (side, method) for side in ("physics", "plain loop") for method in METHODS
+    records = sampling.measure_floor(throughput.TASKS[task], num_envs=4, steps=5)
+    assert {(record["side"], record["threads"], record["method"]) for record in records} == {
+        (side, threads, method) for side, threads in (("physics", 2), ("plain loop", 1), ("plain loop", 2)) for method in METHODS
     }
     assert all(math.isfinite(record["env_steps_per_s"]) and record["env_steps_per_s"] > 100 for record in records)
 
@@ -167,16 +172,16 @@ def test_intervals_are_students():
 def test_a_killed_score_run_goes_on_where_it_was(tmp_path: Path):
     log = tmp_path / "scores.jsonl"
     assert len(scores.missing(log, scores.BARS, 2, 1000)) == 8
-    run = {"task": "Hopper-v5", "seed": 0, "total_env_steps": 1000, "score": 2500.0, "episode_return_mean": 2300.0}
+    run = {"task": "Hopper-v5", "seed": 0, "total_env_steps": 1000, "evaluation_return_mean": 2500.0, "episode_return_mean": 2300.0}
     log.write_text(json.dumps(run) + "\n" + json.dumps(run | {"total_env_steps": 5}) + "\n" + '{"task": "Walker2d-v5", "se')
     left = scores.missing(log, scores.BARS, 2, 1000)
     assert ("Hopper-v5", 0) not in left
     assert len(left) == 7
     assert [seed for _, seed in left] == sorted(seed for _, seed in left)
-    row = scores.table([run, run | {"seed": 1, "score": 1500.0}])[0]
-    assert row[:3] == ["Hopper-v5", "1,000", "2"]
-    assert row[3].startswith("2,000 ± 6,353")  # 12.706 × 707 / √2
-    assert row[5:] == ["2,200", "no", "2,609"]
+    row = scores.table([run, run | {"seed": 1, "evaluation_return_mean": 1500.0}])[0]
+    assert row[:4] == ["Hopper-v5", "1,000", "2", "2,300 ± 0"]
+    assert row[4] == "2,000 ± 6,353"  # 12.706 × 707 / √2
+    assert row[5:] == ["2,200", "training", "2,609"]
 
 
 def test_sections_keep_each_other_and_make_the_document(tmp_path: Path):

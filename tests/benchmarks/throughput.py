@@ -53,6 +53,11 @@ class Task:
     gymnasium_id: str
     task_config: dict[str, Any]
 
+    def threaded(self, num_threads: int) -> dict[str, Any]:
+        """Our task's configuration with so many physics threads."""
+        physics = self.task_config.get("physics")
+        return {"physics": {**physics, "num_threads": num_threads}} if physics else {"num_threads": num_threads}
+
 
 TASKS = {
     "HalfCheetah-v5": Task("HalfCheetah-v5", "HalfCheetah-v5", {}),
@@ -79,11 +84,10 @@ def install_sb3() -> None:
         raise GaitwayError(f"cannot install {SB3_REQUIREMENT} into {PEERS_FOLDER}; it is needed to compare with it")
 
 
-def ours(task: Task, env_steps: int, overrides: Sequence[str]) -> tuple[str, ...]:
+def ours(task: Task, env_steps: int, overrides: Sequence[str], num_threads: int = 1) -> tuple[str, ...]:
     """Our training command with the peers' setting."""
     settings = [f"task={task.name}", "preset=peer", f"total_env_steps={env_steps}", *overrides]
-    if task.task_config:
-        settings.append(f"task_config={json.dumps(task.task_config)}")
+    settings.append(f"task_config={json.dumps(task.threaded(num_threads))}")
     chosen = [part for setting in settings for part in ("--set", setting)]
     return (sys.executable, "-m", "trainables.train", "configs/train/gymnasium_mujoco.yaml", *chosen, "--json")
 
@@ -115,9 +119,10 @@ def grid(task: Task) -> list[Contestant]:
 
 def contestants(task: Task, env_steps: int, best: dict[str, dict[str, Any]]) -> list[Contestant]:
     """Ours both ways, then the peers, each with its best setting for this task."""
+    # Two processes with a physics thread each, or one with two: either way both cores of a small machine have work.
     both = [
-        Contestant(name, {"runners": runners}, ours(task, env_steps, overrides))
-        for name, overrides, runners in zip(OURS, (OVERLAP, NO_OVERLAP), (1, 0), strict=True)
+        Contestant(OURS[0], {"runners": 1, "physics threads": 1}, ours(task, env_steps, OVERLAP, 1)),
+        Contestant(OURS[1], {"runners": 0, "physics threads": 2}, ours(task, env_steps, NO_OVERLAP, 2)),
     ]
     stock, stable = best.get(RLLIB, {"runners": 2, "envs": 16}), best.get(SB3, {"envs": 8, "vectorisation": "dummy"})
     return [*both, rllib(task, **stock), sb3(task, **stable)]

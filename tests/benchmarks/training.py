@@ -36,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="of the learning scores")
     parser.add_argument("--score-tasks", nargs="+", choices=scores.BARS, default=list(scores.BARS))
     parser.add_argument("--score-env-steps", type=int, default=1_000_000)
-    parser.add_argument("--sampler-threads", type=int, default=2, help="threads with which our sampler steps the physics")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of results.json, scores.jsonl and RESULTS.md")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -66,7 +65,7 @@ def _measure(section: str, options: argparse.Namespace, home: Path) -> None:
         runs = throughput.measure(tasks, lambda task: lineup[task.name], options.repetitions, home, _say)
         measured = {"runs": _kept(path, section, options.tasks) + runs}
     elif section == "sampling":
-        runs = sampling.measure(tasks, options.env_steps, options.repetitions, home, _say, options.sampler_threads)
+        runs = sampling.measure(tasks, options.env_steps, options.repetitions, home, _say)
         measured = {"runs": _kept(path, section, options.tasks) + runs}
     elif section == "memory":
         measured = {"run": memory.measure(options.env_steps, home)}
