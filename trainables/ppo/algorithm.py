@@ -34,7 +34,7 @@ from trainables.ppo.module import ActorCritic, actor_architecture
 from trainables.ppo.recurrent import RecurrentActorCritic
 from trainables.ppo.sampling import FragmentSource
 
-__all__ = ["POLICY_FOLDER", "GaitwayPPO", "GaitwayPPOConfig", "build_algorithm", "load_warm_start"]
+__all__ = ["POLICY_FOLDER", "GaitwayPPO", "GaitwayPPOConfig", "build_algorithm", "load_warm_start", "rllib_config"]
 
 POLICY_FOLDER = "policy"
 """Folder inside a checkpoint that ``trainables.networks.checkpoint.load_policy`` reads."""
@@ -151,6 +151,11 @@ def load_warm_start(settings: PPOConfig) -> Policy:
 def build_algorithm(settings: PPOConfig) -> GaitwayPPO:
     """An algorithm ready to train. ``num_env_runners`` 0 and ``num_learners`` 0 keep everything in this process."""
     torch.set_num_threads(settings.torch_threads)
+    return rllib_config(settings).build_algo()
+
+
+def rllib_config(settings: PPOConfig) -> GaitwayPPOConfig:
+    """Our settings as RLlib's; algorithm, learners and env runners are built from it."""
     config = (
         GaitwayPPOConfig()
         .environment("gaitway", disable_env_checking=True)  # only a name: the env runner makes its own
@@ -165,12 +170,12 @@ def build_algorithm(settings: PPOConfig) -> GaitwayPPO:
         )
         .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1.0)
         .learners(
+            learner_class=PPOLearner,
             num_learners=settings.num_learners,
             num_gpus_per_learner=settings.gpus_per_learner,
             num_cpus_per_learner=1,
         )
         .training(
-            learner_class=PPOLearner,
             train_batch_size_per_learner=settings.batch_steps_per_env * settings.num_envs * max(1, settings.num_env_runners),
             minibatch_size=settings.minibatch_size,
             num_epochs=settings.num_epochs,
@@ -190,7 +195,7 @@ def build_algorithm(settings: PPOConfig) -> GaitwayPPO:
         .reporting(min_time_s_per_iteration=0)
     )
     config.settings = settings
-    return config.build_algo()
+    return config
 
 
 def _actor(settings: PPOConfig) -> dict[str, Any]:
