@@ -1,9 +1,20 @@
-from collections.abc import Iterator
+"""What the tests of PPO share: small settings, tasks of their own, and a learner with its env runner without any Ray."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+from trainables.ppo.algorithm import rllib_config
+from trainables.ppo.config import EvaluationConfig, PPOConfig
+from trainables.ppo.env_runner import BatchedEnvRunner
+from trainables.ppo.fragment import Fragment
+from trainables.ppo.learner import PPOLearner
 
 BALANCE_ID = "gaitway-test/Balance-v0"
 
@@ -26,3 +37,76 @@ def balance_task() -> Iterator[str]:
     gymnasium.register(BALANCE_ID, entry_point=lambda: Balance(), max_episode_steps=200)
     yield f"gymnasium:{BALANCE_ID}"
     gymnasium.registry.pop(BALANCE_ID)
+
+
+@pytest.fixture(autouse=True)
+def own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``own_tasks:Class`` names a task in ``own_tasks.py``, in this process."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+@pytest.fixture
+def small() -> Callable[..., PPOConfig]:
+    """Settings of a run that takes a second; keywords change them."""
+
+    def make(**changes: Any) -> PPOConfig:
+        settings: dict[str, Any] = {
+            "task": "gymnasium:Pendulum-v1",
+            "num_envs": 4,
+            "batch_size": 256,
+            "minibatch_size": 64,
+            "num_epochs": 2,
+            "total_env_steps": 512,
+            "report_every_env_steps": 256,
+            "hidden": (16, 16),
+            "critic_hidden": (16, 16),
+            "evaluation": EvaluationConfig(episodes=2),
+        }
+        return PPOConfig(**(settings | changes))
+
+    return make
+
+
+class Room:
+    """An env runner and a learner in this process, as an algorithm has them.
+
+    Attributes:
+        figures: what the last ``learn`` reported, by name.
+    """
+
+    def __init__(self, settings: PPOConfig) -> None:
+        config = rllib_config(settings)
+        self.settings = settings
+        self.runner = BatchedEnvRunner(config=config, worker_index=0)
+        self.learner: PPOLearner = config.build_learner(spaces=self.runner.get_spaces())
+        self.learner.build()
+        self.module = self.learner.actor_critic
+        self.env_steps = 0
+        self.figures: dict[str, float] = {}
+
+    def sample(self) -> Fragment:
+        """A fragment with the learner's weights."""
+        return self.runner.sample_fragment(self.learner.sampling_weights())[0]
+
+    def learn(self, fragment: Fragment) -> dict[str, float]:
+        """One update."""
+        self.env_steps += fragment.env_steps
+        metrics, _ = self.learner.learn(fragment, self.env_steps)
+        self.figures = {name: float(value.peek()) for name, value in metrics["default_policy"].items()}
+        return self.figures
+
+    def iterate(self, times: int = 1) -> dict[str, float]:
+        """Sample and learn."""
+        for _ in range(times):
+            self.learn(self.sample())
+        return self.figures
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """A copy of everything in the network."""
+        return {name: value.clone() for name, value in self.module.state_dict().items()}
+
+
+@pytest.fixture
+def make_room(small: Callable[..., PPOConfig]) -> Callable[..., Room]:
+    """A ``Room`` with small settings; keywords change them."""
+    return lambda **changes: Room(small(**changes))
