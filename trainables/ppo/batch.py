@@ -32,17 +32,17 @@ class FragmentTensors:
     def from_fragment(cls, fragment: Fragment, normalized_observations: Tensor, rewards: Tensor) -> FragmentTensors:
         """Move the rest to where ``rewards`` (scaled) and ``normalized_observations`` are."""
         device = rewards.device
-        move = {
-            name: torch.from_numpy(getattr(fragment, name)).to(device) for name in ("actions", "log_probs", "terminated", "valid", "starts")
-        }
-        ended = torch.from_numpy(fragment.terminated | fragment.truncated).to(device)
-        states = {name: torch.from_numpy(state).to(device) for name, state in fragment.states.items()}
+        # Copied, not shared: what came through Ray's object store is read-only.
+        names = ("actions", "log_probs", "terminated", "valid", "starts")
+        move = {name: torch.tensor(getattr(fragment, name), device=device) for name in names}
+        ended = torch.tensor(fragment.terminated | fragment.truncated, device=device)
+        states = {name: torch.tensor(state, device=device) for name, state in fragment.states.items()}
         return cls(normalized_observations=normalized_observations, rewards=rewards, ended=ended, states=states, **move)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A minibatch. For a stateless actor a row is a step; for a recurrent one, ``sequence`` has the time axis and ``valid`` picks the rows."""
+    """A minibatch. For a recurrent actor ``observations`` has a time axis, and ``valid`` picks the rows that the others hold."""
 
     observations: Tensor
     """Normalised. Shape (rows, observation_size), or (sequences, L, observation_size)."""

@@ -98,7 +98,7 @@ class PPOLearner(TorchLearner):
         )
         # The count includes the batch at hand, so the first K batches are those with a count up to K batches.
         self._weights.actor = float(env_steps > settings.critic_warmup_env_steps)
-        observations = torch.from_numpy(fragment.observations).to(self._device)
+        observations = torch.tensor(fragment.observations, device=self._device)
         with torch.no_grad():
             tensors = FragmentTensors.from_fragment(fragment, module.actor.normalizer(observations), self._scaled_rewards(fragment))
         figures: dict[str, float] = {}
@@ -129,10 +129,10 @@ class PPOLearner(TorchLearner):
     @torch.no_grad()
     def _scaled_rewards(self, fragment: Fragment) -> Tensor:
         settings, scale = self.config.settings, self.actor_critic.reward_scale
-        rewards = torch.from_numpy(fragment.rewards).to(self._device)
+        rewards = torch.tensor(fragment.rewards, device=self._device)
         if settings.return_scaling != "rewards":
             return rewards
-        returns = torch.from_numpy(fragment.discounted_returns[fragment.valid]).to(self._device)
+        returns = torch.tensor(fragment.discounted_returns[fragment.valid], device=self._device)
         scale.merge(*all_moments(returns.unsqueeze(-1), self._shared))
         return torch.clamp(rewards * torch.rsqrt(scale.var + scale.eps), -settings.reward_clip, settings.reward_clip)
 

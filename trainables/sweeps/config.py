@@ -117,7 +117,7 @@ def apply_sample(ppo: PPOConfig, sample: dict[str, Any]) -> PPOConfig:
                 raise ConfigError(f"unknown parameter {path!r}: {head} has no keys")
         node[key] = value
     resolved = parse_config(data, PPOConfig, source="trial")
-    _check_task_config(resolved)
+    _task_config(resolved)
     return resolved
 
 
@@ -134,14 +134,8 @@ def sample_default(ppo: PPOConfig, path: str) -> Any:
     return value
 
 
-def _check_task_config(ppo: PPOConfig) -> None:
-    _task_config(ppo)
-
-
 def _task_config(ppo: PPOConfig) -> Any:
-    """The task's own configuration, checked; a Gymnasium environment's keyword arguments are only known to itself."""
-    if ppo.task.startswith("gymnasium:"):
-        return ppo.task_config
-    from trainables.envs.registry import task_config_model
+    """The task's own configuration with its defaults, checked."""
+    from trainables.envs.vector import validate_task_config
 
-    return parse_config(ppo.task_config, task_config_model(ppo.task), source=f"task {ppo.task}")
+    return validate_task_config(ppo.task, ppo.task_config)
