@@ -66,7 +66,8 @@ class SweepMonitor(tune.Callback):
         figures = {name: value for name, value in result.items() if is_figure(name, value) or name in (SCORE, *_TUNE_KEYS)}
         self._child(trial).log_metrics({name: value for name, value in figures.items() if math.isfinite(value)}, step=env_steps)
         self._env_steps[trial.trial_id] = env_steps
-        self._scores.append((result[SCORE], result.get(self._metric, math.nan)))
+        if self._metric in result:
+            self._scores.append((result[SCORE], result[self._metric]))
         self._show(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

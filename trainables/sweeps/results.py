@@ -20,8 +20,8 @@ class CheckpointRecord:
     path: str
     env_steps: int
     score: float
-    value: float
-    """The sweep's metric at this checkpoint."""
+    value: float | None
+    """The sweep's metric at this checkpoint; None while no training episode has ended."""
 
 
 @dataclass(frozen=True)

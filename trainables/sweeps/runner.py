@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ def run_sweep(config: SweepConfig, context: StageContext, folder: Path) -> Sweep
             monitor.abandon()
             raise
         tags = {"best_trial": best.trial.trial_id, "best_sample": json.dumps(best.trial.sample)}
-        monitor.close({f"best/{config.metric}": best.checkpoint.value, "best/env_steps": best.checkpoint.env_steps}, tags)
+        figures = {f"best/{config.metric}": best.checkpoint.value, "best/env_steps": best.checkpoint.env_steps}
+        monitor.close({name: value for name, value in figures.items() if value is not None}, tags)
         failed = sum(trial.status == "failed" for trial in trials)
         task.update(message=f"{len(trials)} trials" + (f", {failed} failed" if failed else "") + f", best {best.trial.trial_id}")
     return SweepOutcome(tuple(trials), best, monitor.parent.run_id)
@@ -173,7 +175,7 @@ def _record(result: Any, config: SweepConfig) -> TrialRecord:
     history = result.metrics_dataframe
     reports = [] if history is None else [row for row in history.to_dict("records") if SCORE in row]
     checkpoints = tuple(
-        CheckpointRecord(checkpoint.path, int(metrics["env_steps"]), float(metrics[SCORE]), float(metrics.get(config.metric, math.nan)))
+        CheckpointRecord(checkpoint.path, int(metrics["env_steps"]), float(metrics[SCORE]), _number(metrics, config.metric))
         for checkpoint, metrics in result.best_checkpoints
     )
     metrics = result.metrics or {}
@@ -185,8 +187,8 @@ def _record(result: Any, config: SweepConfig) -> TrialRecord:
         status=ended if result.error is None else "failed",
         sample=(result.config or {}).get("sample", {}),
         env_steps=env_steps,
-        last_value=metrics.get(config.metric),
-        best_value=None if best is None else float(best.get(config.metric, math.nan)),
+        last_value=_number(metrics, config.metric),
+        best_value=None if best is None else _number(best, config.metric),
         best_env_steps=None if best is None else int(best["env_steps"]),
         error=None if result.error is None else _cause(result),
         warm_start_error=max(
@@ -195,6 +197,12 @@ def _record(result: Any, config: SweepConfig) -> TrialRecord:
         last_figures={name: float(value) for name, value in metrics.items() if is_figure(name, value)},
         checkpoints=checkpoints,
     )
+
+
+def _number(figures: Mapping[str, Any], name: str) -> float | None:
+    """A figure of a report; None when it is not there (a data frame fills the gap with NaN)."""
+    value = figures.get(name)
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def _cause(result: Any) -> str:
