@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import psutil
+import pynvml
 import torch
 
 __all__ = ["ResourceUsage"]
@@ -34,7 +37,11 @@ class ResourceUsage:
                 f"gpu{index}_memory_gib": torch.cuda.memory_allocated(index) / _GIB,
                 f"gpu{index}_peak_memory_gib": torch.cuda.max_memory_allocated(index) / _GIB,
                 f"gpu{index}_device_memory_gib": (total - free) / _GIB,
-                f"gpu{index}_load_percent": float(torch.cuda.utilization(index)),
-                f"gpu{index}_temperature_c": float(torch.cuda.temperature(index)),
             }
+            # A container may be given a GPU without the driver's management library.
+            with contextlib.suppress(pynvml.NVMLError, RuntimeError):
+                figures |= {
+                    f"gpu{index}_load_percent": float(torch.cuda.utilization(index)),
+                    f"gpu{index}_temperature_c": float(torch.cuda.temperature(index)),
+                }
         return figures
