@@ -1,5 +1,6 @@
 """What the tests of PPO share: small settings, tasks of their own, and a learner with its env runner without any Ray."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trainables.ppo.env_runner import BatchedEnvRunner
 from trainables.ppo.fragment import Fragment
 from trainables.ppo.learner import PPOLearner
 
+sys.path.insert(0, str(Path(__file__).parent))  # ``own_tasks:Class`` names a task in this folder, in Ray's processes too
 BALANCE_ID = "gaitway-test/Balance-v0"
 
 
@@ -37,12 +39,6 @@ def balance_task() -> Iterator[str]:
     gymnasium.register(BALANCE_ID, entry_point=lambda: Balance(), max_episode_steps=200)
     yield f"gymnasium:{BALANCE_ID}"
     gymnasium.registry.pop(BALANCE_ID)
-
-
-@pytest.fixture(autouse=True)
-def own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``own_tasks:Class`` names a task in ``own_tasks.py``, in this process."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
 @pytest.fixture
