@@ -92,13 +92,13 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         with torch.no_grad():
             inputs, state = self._step(batch)
-            return {Columns.ACTIONS: self.distribution.mode(inputs), Columns.STATE_OUT: state}
+            return {Columns.ACTIONS: self.distribution.mode(inputs), **_state_out(state)}
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         with torch.no_grad():
             inputs, state = self._step(batch)
             actions = self.distribution.sample(inputs, self.distribution.draw_noise(tuple(inputs.shape[:-1])))
-            return {Columns.ACTIONS: actions, Columns.ACTION_LOGP: self.distribution.log_prob(inputs, actions), Columns.STATE_OUT: state}
+            return {Columns.ACTIONS: actions, Columns.ACTION_LOGP: self.distribution.log_prob(inputs, actions), **_state_out(state)}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {Columns.ACTION_DIST_INPUTS: self._step(batch)[0], Columns.VF_PREDS: self.compute_values(batch)}
@@ -106,3 +106,8 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
         """Expected return of each observation, in reward units (scaled ones where rewards are scaled). (rows, size) -> (rows,)."""
         return self.value_scale.to_returns(self.critic(self.actor.normalizer(batch[Columns.OBS])).squeeze(-1))
+
+
+def _state_out(state: State) -> dict[str, State]:
+    """RLlib's column for the next state; its connectors cannot unpack an empty one."""
+    return {Columns.STATE_OUT: state} if state else {}

@@ -50,7 +50,7 @@ def small() -> Callable[..., PPOConfig]:
             "task": "gymnasium:Pendulum-v1",
             "num_envs": 4,
             "batch_size": 256,
-            "minibatch_size": 64,
+            "minibatch_size": min(64, changes.get("batch_size", 64)),
             "num_epochs": 2,
             "total_env_steps": 512,
             "report_every_env_steps": 256,
