@@ -1,4 +1,8 @@
-"""One measured command in a process of its own: bounded in time, its last line of stdout is the result as JSON."""
+"""One measured command in a process of its own: bounded in time, its last line of stdout is the result as JSON.
+
+Beside each result stands how much of the machine everybody else used meanwhile: a peer that was measured while a compiler ran is slow
+for no fault of its own, and the reader should see it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +21,29 @@ import psutil
 from cluster.errors import GaitwayError
 from tests.benchmarks.records import REPOSITORY
 
-__all__ = ["benchmark_environment", "last_json_line", "run_measured", "tree"]
+__all__ = ["ForeignLoad", "Measured", "benchmark_environment", "last_json_line", "run_measured", "tree"]
 
 _POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a command printed last, and how many cores other programs used while it ran."""
+
+    result: dict[str, Any]
+    foreign_cores: float
+
+
+class ForeignLoad:
+    """How many cores are busy with something else, from now on."""
+
+    def __init__(self) -> None:
+        self._started_s, self._busy_s = time.monotonic(), _busy_s()
+
+    def cores(self, own_cpu_s: float) -> float:
+        """Mean number of busy cores since the start without ``own_cpu_s``, the CPU time that the measurement itself took."""
+        elapsed_s = time.monotonic() - self._started_s
+        return max(0.0, (_busy_s() - self._busy_s - own_cpu_s) / elapsed_s)
 
 
 def benchmark_environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -60,8 +85,8 @@ def run_measured(
     timeout_s: float,
     cores: Sequence[int] | None = None,
     watch: Callable[[list[psutil.Process]], None] | None = None,
-) -> dict[str, Any]:
-    """Run a command to its end and return what it printed last.
+) -> Measured:
+    """Run a command to its end.
 
     Args:
         command: program and arguments; runs in the repository's root.
@@ -74,6 +99,7 @@ def run_measured(
         GaitwayError: it failed, took too long, or printed no JSON; the message ends with its last line of stderr.
     """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        foreign, own_cpu_s = ForeignLoad(), {}
         process = subprocess.Popen(command, cwd=REPOSITORY, env=dict(environment), stdout=output, stderr=errors, stdin=subprocess.DEVNULL)
         if cores is not None:
             psutil.Process(process.pid).cpu_affinity(list(cores))
@@ -82,6 +108,7 @@ def run_measured(
         try:
             while process.poll() is None:
                 known = tree(process.pid) or known
+                own_cpu_s |= {found.pid: used_s for found in known if (used_s := _cpu_s(found)) is not None}
                 if watch is not None:
                     watch(known)
                 if time.monotonic() > deadline_s:
@@ -90,12 +117,27 @@ def run_measured(
         finally:
             _end([*tree(process.pid), *known])
             process.wait()
+        foreign_cores = foreign.cores(sum(own_cpu_s.values()))
         output.seek(0)
         errors.seek(0)
         if process.returncode:
             lines = [line for line in errors.read().splitlines() if line.strip()]
             raise GaitwayError(f"{_shown(command)}: exit code {process.returncode}: {lines[-1][:300] if lines else 'no message'}")
-        return last_json_line(output.read())
+        return Measured(last_json_line(output.read()), foreign_cores)
+
+
+def _busy_s() -> float:
+    """CPU time that all cores together have been busy, stolen time included: a hypervisor's other guests slow us as well."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
+
+
+def _cpu_s(process: psutil.Process) -> float | None:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return None
+    return times.user + times.system
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.benchmarks import memory, sampling, scores, throughput
+from tests.benchmarks.records import Spread
 
 __all__ = ["markdown", "render", "text"]
 
@@ -56,7 +57,10 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def _provenance(section: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in section["versions"].items())
-    return f"{section['date']} · {section['cores']} cores, {section['cpu']} · commit {section['commit']} · {versions}"
+    runs = section["runs"] if "runs" in section else [section["run"]]
+    foreign = [run["foreign_cores"] for run in runs if "foreign_cores" in run]
+    load = f" · other programs used {Spread.of(foreign).median:.1f} cores meanwhile, {max(foreign):.1f} at most" if foreign else ""
+    return f"{section['date']} · {section['cores']} cores, {section['cpu']} · commit {section['commit']} · {versions}{load}"
 
 
 def render(results: dict[str, Any]) -> str:

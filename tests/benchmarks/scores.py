@@ -117,9 +117,9 @@ def _train(task: str, seed: int, env_steps: int, home: Path, core: int) -> dict[
     settings = (f"task={task}", f"preset={PRESET}", f"total_env_steps={env_steps}", f"seed={seed}")
     chosen = [part for setting in settings for part in ("--set", setting)]
     train = (sys.executable, "-m", "trainables.train", "configs/train/gymnasium_mujoco.yaml", *chosen, "--json")
-    result = run_measured(train, environment, _TIMEOUT_S, cores=[core])
+    result = run_measured(train, environment, _TIMEOUT_S, cores=[core]).result
     score = (sys.executable, "-m", "tests.benchmarks.evaluate_checkpoint", result["checkpoint"], task)
-    evaluated = run_measured(score, environment, _TIMEOUT_S, cores=[core])
+    evaluated = run_measured(score, environment, _TIMEOUT_S, cores=[core]).result
     shutil.rmtree(home)
     return {
         "task": task,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import scipy.stats
 from hypothesis import given
@@ -144,11 +146,22 @@ def test_a_measured_command_is_bounded_and_says_why_it_failed(tmp_path: Path):
     assert "RAY_ADDRESS" not in environment
     core = sorted(os.sched_getaffinity(0))[0]
     code = "import json, os, time; time.sleep(0.5); print('x'); print(json.dumps({'cores': sorted(os.sched_getaffinity(0))}))"
-    assert run_measured([sys.executable, "-c", code], environment, 60, cores=[core]) == {"cores": [core]}
+    assert run_measured([sys.executable, "-c", code], environment, 60, cores=[core]).result == {"cores": [core]}
     with pytest.raises(GaitwayError, match="exit code 3: too bad"):
         run_measured([sys.executable, "-c", "import sys; print('too bad', file=sys.stderr); sys.exit(3)"], environment, 60)
     with pytest.raises(GaitwayError, match="not finished after 1 s"):
         run_measured([sys.executable, "-c", "import time; time.sleep(60)"], environment, 1)
+
+
+def test_what_others_use_is_told_from_what_the_measurement_uses(tmp_path: Path):
+    spin = "import time; end = time.monotonic() + 3\nwhile time.monotonic() < end: pass\nprint('{}')"
+    alone = run_measured([sys.executable, "-c", spin], benchmark_environment(tmp_path), 60).foreign_cores
+    disturbing = subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.DEVNULL)
+    waiting = run_measured([sys.executable, "-c", "import time; time.sleep(2.5); print('{}')"], benchmark_environment(tmp_path), 60)
+    disturbing.wait()
+    # Whatever else this machine does counts in both; the spinning process is foreign only to the second.
+    assert 0.0 <= alone <= psutil.cpu_count()
+    assert waiting.foreign_cores > 0.3
 
 
 def test_the_peak_of_a_child_process_is_seen(tmp_path: Path):
@@ -193,12 +206,13 @@ def test_sections_keep_each_other_and_make_the_document(tmp_path: Path):
     assert "Not measured yet." in only_one
     assert "| Ant-v5 | RLlib PPO | envs=8 | 2,250 | 1,500–3,000 | 3.00 (3.00–3.00) | 2.00 (2.00–2.00) |" in only_one
     save_section(path, "sampling", source | {"runs": _sampling_runs()})
-    used = {"process": "python", "process_gib": 0.9, "together_gib": 1.8, "processes": 7, "num_envs": 256}
+    used = {"process": "python", "process_gib": 0.9, "together_gib": 1.8, "processes": 7, "foreign_cores": 0.25}
     results = save_section(path, "memory", source | {"run": used})
     document = render(results)
     assert only_one.split("## Sampling")[0] == document.split("## Sampling")[0]
     assert "| training process (python) | 0.90 | 1.5 |" in document
     assert source["cpu"] in document
+    assert "other programs used 0.2 cores meanwhile, 0.2 at most" in document
     assert text("memory", results["memory"]).splitlines()[0].startswith("HalfCheetah-v5, 256 environments")
     assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 

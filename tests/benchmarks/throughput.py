@@ -41,7 +41,7 @@ OVERLAP = ("overlap=true", "num_env_runners=1")
 NO_OVERLAP = ("overlap=false", "num_env_runners=0")
 """... or both in turns in one."""
 RLLIB, SB3 = "RLlib PPO", "SB3 PPO"
-_TIMEOUT_S = 300.0
+_TIMEOUT_S = 600.0
 _ENVS = (8, 16, 32)
 
 
@@ -136,14 +136,17 @@ def measure(
     runs = []
     for repetition in range(repetitions):
         for task in tasks:
-            for contestant in lineup(task):
-                result = run_measured(contestant.command, environment, _TIMEOUT_S)
-                figures = {key: value for key, value in result.items() if isinstance(value, int | float)}
+            order = lineup(task)
+            shift = repetition % len(order)  # nobody always goes first
+            for contestant in order[shift:] + order[:shift]:
+                measured = run_measured(contestant.command, environment, _TIMEOUT_S)
+                figures = {key: value for key, value in measured.result.items() if isinstance(value, int | float)}
+                figures["foreign_cores"] = measured.foreign_cores
                 runs.append(
                     {"task": task.name, "name": contestant.name, "setting": contestant.setting, "repetition": repetition, **figures}
                 )
                 setting = " ".join(f"{key}={value}" for key, value in contestant.setting.items())
-                say(f"{repetition + 1}/{repetitions} {task.name:<16}{contestant.name:<20}{setting:<34}{result['env_steps_per_s']:>9,.0f}")
+                say(f"{repetition + 1}/{repetitions} {task.name:<16}{contestant.name:<20}{setting:<34}{figures['env_steps_per_s']:>9,.0f}")
     return runs
 
 
