@@ -155,6 +155,7 @@ def test_ray_job_submit_runs_the_sweep_on_the_running_head(own):
     "arguments",
     [
         ("train", "start", "configs/train/pidog.yaml", "--set", "preset=debug"),
+        ("train", "start", "configs/train/gymnasium_mujoco.yaml", "--set", "preset=debug"),
         ("pipeline", "run", "configs/pipelines/pidog_fast_runner.yaml", "--set", "preset=debug"),
         ("pipeline", "run", "configs/pipelines/motion.yaml", "--set", "preset=debug"),
         ("serve", "up", "configs/serve/local.yaml"),
@@ -173,6 +174,7 @@ def test_no_configuration_is_left_out():
         "configs/pipelines/pidog_fast_runner.yaml",
         "configs/serve/local.yaml",
         "configs/sweeps/pidog_asha.yaml",
+        "configs/train/gymnasium_mujoco.yaml",
         "configs/train/pidog.yaml",
     }
     assert {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml")} == run_here

@@ -116,3 +116,9 @@ class PPOConfig(Config):
     def critic_warmup_env_steps(self) -> int:
         """Environment steps during which only the critic learns."""
         return self.critic_warmup_iterations * self.batch_size
+
+    def resource_bundles(self, cpus: float = 1.0) -> list[dict[str, float]]:
+        """What Ray must reserve for one run: its own process first, then one bundle for each env runner and each learner."""
+        gpus = {"GPU": self.gpus_per_learner} if self.gpus_per_learner else {}
+        own = {"CPU": cpus, **(gpus if self.num_learners == 0 else {})}
+        return [own, *({"CPU": 1.0} for _ in range(self.num_env_runners)), *({"CPU": 1.0, **gpus} for _ in range(self.num_learners))]

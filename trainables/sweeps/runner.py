@@ -53,7 +53,7 @@ def run_sweep(config: SweepConfig, context: StageContext, folder: Path) -> Sweep
 
     experiment = folder / EXPERIMENT
     resuming = _claim(config, folder)
-    bundles = [{"CPU": config.cpus_per_trial}, *({"CPU": 1.0} for _ in range(config.ppo.num_env_runners))]
+    bundles = config.ppo.resource_bundles(config.cpus_per_trial)
     budget = config.ppo.total_env_steps
     scheduler = None
     if config.scheduler:
@@ -151,14 +151,18 @@ def _check_room(config: SweepConfig) -> None:
     """Tune would wait for ever, in silence, for CPUs that no node has."""
     import ray
 
-    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    total = ray.cluster_resources().get("CPU", 0.0)
-    needed = config.cpus_per_trial + config.ppo.num_env_runners
-    if largest < config.cpus_per_trial or total < needed:
-        raise ClusterError(
-            f"one trial needs {needed:g} CPUs ({config.cpus_per_trial:g} for itself and 1 for each of {config.ppo.num_env_runners} env "
-            f"runners), the cluster has {total:g} and its largest node {largest:g}; lower cpus_per_trial or ppo.num_env_runners"
-        )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    bundles, ppo = config.ppo.resource_bundles(config.cpus_per_trial), config.ppo
+    for resource in ("CPU", "GPU"):
+        amounts = [bundle.get(resource, 0.0) for bundle in bundles]
+        largest = max((node.get(resource, 0.0) for node in nodes), default=0.0)
+        total = sum(node.get(resource, 0.0) for node in nodes)
+        if largest < max(amounts) or total < sum(amounts):
+            raise ClusterError(
+                f"one trial needs {sum(amounts):g} {resource}s ({max(amounts):g} in one process, {ppo.num_env_runners} env runners, "
+                f"{ppo.num_learners} learners), the cluster has {total:g} and its largest node {largest:g}; lower cpus_per_trial, "
+                "ppo.num_env_runners, ppo.num_learners or ppo.gpus_per_learner"
+            )
 
 
 def _prepare_process() -> None:
