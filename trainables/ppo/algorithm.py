@@ -110,7 +110,7 @@ class GaitwayPPO(PPO):
     def policy(self) -> Policy:
         """A copy of the actor as the learner has it now, with its statistics; in eval mode."""
         prefix = "actor."
-        observation_space, action_space = self.env_runner_group.get_spaces()[DEFAULT_MODULE_ID]
+        observation_space, action_space = self.spaces[DEFAULT_MODULE_ID]
         inputs = make_distribution(action_space, 1.0).input_size
         policy = build_policy(actor_architecture(self.config.model_config, observation_space.shape[0], inputs))
         weights = {name.removeprefix(prefix): value for name, value in self._weights.items() if name.startswith(prefix)}
