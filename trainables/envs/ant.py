@@ -64,8 +64,8 @@ class Ant(MujocoTask):
             with_contact_forces=config.include_contact_forces_in_observation or config.contact_cost_weight > 0,
         )
         main = model.body(config.main_body).id
-        self._position_m = self.physics.reading(lambda data: data.xpos[main])
-        self._force = self.physics.reading(lambda data: data.cfrc_ext)
+        self._position_m = self.physics.follow(lambda data: data.xpos[main])
+        self._force = self.physics.follow(lambda data: data.cfrc_ext)
 
     def _draw_state(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         model, scale = self.physics.model, self.config.reset_noise_scale

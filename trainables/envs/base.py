@@ -201,6 +201,20 @@ class BatchedTask(gymnasium.vector.VectorEnv):
         self._advance(actions, active)
         return active
 
+    def _refuse_diverged(self, diverged: np.ndarray, qpos: np.ndarray, qvel: np.ndarray, actions: np.ndarray) -> None:
+        """Raise ``NonFiniteError`` if a simulation has diverged. Never silently: MuJoCo itself would go on from its reference position.
+
+        Args:
+            diverged: indices of those that have. Shape (n,).
+            qpos: positions before the step. Shape (num_envs, nq).
+            qvel: velocities before the step. Shape (num_envs, nv).
+            actions: what was sent. Shape (num_envs, num_actions).
+        """
+        if diverged.size:
+            env = int(diverged[0])
+            last = {"qpos": qpos[env].tolist(), "qvel": qvel[env].tolist(), "action": actions[env].tolist()}
+            raise NonFiniteError("the physics state", env, int(self.episode_steps[env]), last)
+
     def _begin_episodes(self, envs: np.ndarray) -> None:
         """The episode figures of these environments start from nothing."""
         self.episode_steps[envs] = 0

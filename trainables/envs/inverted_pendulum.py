@@ -97,8 +97,8 @@ class InvertedDoublePendulum(MujocoTask):
             seed=seed,
             reward_terms_in_info=reward_terms_in_info,
         )
-        self._tip_m = self.physics.reading(lambda data: data.site_xpos[0])
-        self._rail_force_n = self.physics.reading(lambda data: data.qfrc_constraint[:1])
+        self._tip_m = self.physics.follow(lambda data: data.site_xpos[0])
+        self._rail_force_n = self.physics.follow(lambda data: data.qfrc_constraint[:1])
 
     def _draw_state(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         model, scale = self.physics.model, self.config.reset_noise_scale

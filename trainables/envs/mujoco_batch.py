@@ -15,8 +15,7 @@ import numpy as np
 
 __all__ = ["MujocoBatch", "Reading"]
 
-_DIVERGED = slice(mujoco.mjtWarning.mjWARN_BADQPOS.value, mujoco.mjtWarning.mjWARN_BADQACC.value + 1)
-"""Counters of what makes MuJoCo throw a simulation away: bad positions, velocities and accelerations stand side by side."""
+_READ = mujoco.mjtState.mjSTATE_TIME.value | mujoco.mjtState.mjSTATE_QPOS.value | mujoco.mjtState.mjSTATE_QVEL.value
 
 
 class Reading:
@@ -27,15 +26,12 @@ class Reading:
         previous: as of the one before. Shape (num_envs, size).
     """
 
-    def __init__(self, views: list[np.ndarray]) -> None:
-        self._views = [view.reshape(-1) for view in views]
-        self.values = np.stack(self._views)
-        self.previous = self.values.copy()
+    def __init__(self, values: np.ndarray, previous: np.ndarray) -> None:
+        self.values, self.previous = values, previous
 
-    def read(self) -> None:
-        """Take the simulations' present values."""
+    def swap(self) -> None:
+        """The present values become the previous ones; the others are about to be overwritten."""
         self.values, self.previous = self.previous, self.values
-        np.concatenate(self._views, out=self.values.reshape(-1))
 
 
 class MujocoBatch:
@@ -64,23 +60,33 @@ class MujocoBatch:
         self.data = [mujoco.MjData(model) for _ in range(num_envs)]
         self._with_contact_forces = with_contact_forces
         self._control = [data.ctrl for data in self.data]
-        self._warnings = Reading([data.warning.number[_DIVERGED] for data in self.data])
-        self._readings: list[Reading] = []
-        self.qpos, self.qvel = self.reading(lambda data: data.qpos), self.reading(lambda data: data.qvel)
+        states = np.zeros((2, num_envs, 1 + model.nq + model.nv))
+        self._state = Reading(*states)
+        self._rows = Reading(*(list(state) for state in states))  # type: ignore[arg-type]  # each row as an array of its own, made once
+        parts = np.split(states, [1, 1 + model.nq], axis=2)
+        self._time, self.qpos, self.qvel = (Reading(*part) for part in parts)
+        self._readings = [self._state, self._rows, self._time, self.qpos, self.qvel]
+        self._followed: list[tuple[Reading, list[np.ndarray]]] = []
         shares = np.array_split(np.arange(num_envs), min(num_threads, num_envs))
         self._shares = [range(int(share[0]), int(share[-1]) + 1) for share in shares]
         self._pool = ThreadPoolExecutor(len(shares) - 1) if len(shares) > 1 else None
+        for env in range(num_envs):
+            self.place(env, model.qpos0, np.zeros(model.nv))
 
-    def reading(self, view: Callable[[mujoco.MjData], np.ndarray]) -> Reading:
-        """Follow a quantity; ``view`` must give a view of the simulation's own memory, not a copy."""
-        reading = Reading([view(data) for data in self.data])
+    def follow(self, view: Callable[[mujoco.MjData], np.ndarray]) -> Reading:
+        """Read another quantity from now on; ``view`` must give a view of the simulation's own memory, not a copy."""
+        views = [view(data).reshape(-1) for data in self.data]
+        reading = Reading(np.stack(views), np.stack(views))
         self._readings.append(reading)
+        self._followed.append((reading, views))
         return reading
 
     def place(self, env: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
         """Forget what this simulation did and put it into a state. Shapes (nq,), (nv,). ``read`` shows it."""
         data = self.data[env]
         mujoco.mj_resetData(self.model, data)
+        # MuJoCo starts a simulation that diverges again at time 0. Ours start later, so that its clock gives it away.
+        data.time = self.dt_s
         data.qpos[:], data.qvel[:] = qpos, qvel
         mujoco.mj_forward(self.model, data)
 
@@ -96,21 +102,21 @@ class MujocoBatch:
             ``qpos.previous`` and ``qvel.previous`` are from before. Shape (n,).
         """
         chosen = active.tolist()
+        for reading in self._readings:
+            reading.swap()
         others = [self._pool.submit(self._step_share, share, controls, chosen) for share in self._shares[1:]] if self._pool else []
         self._step_share(self._shares[0], controls, chosen)
         for other in others:
             other.result()
-        self.read()
-        self._warnings.read()
-        if not self._warnings.values.any() and np.isfinite(self.qpos.values).all() and np.isfinite(self.qvel.values).all():
+        restarted = (self._time.values <= self._time.previous)[:, 0] & active
+        if not restarted.any() and np.isfinite(self._state.values).all():
             return _NONE
-        finite = np.isfinite(self.qpos.values).all(axis=1) & np.isfinite(self.qvel.values).all(axis=1)
-        return np.flatnonzero(self._warnings.values.any(axis=1) | ~finite)
+        return np.flatnonzero(restarted | ~np.isfinite(self._state.values).all(axis=1))
 
     def read(self) -> None:
         """Bring all readings up to date."""
-        for reading in self._readings:
-            reading.read()
+        nobody = np.zeros(len(self.data), dtype=bool)
+        self.step(np.zeros((len(self.data), self.model.nu)), nobody)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -118,14 +124,21 @@ class MujocoBatch:
             self._pool.shutdown()
 
     def _step_share(self, share: range, controls: np.ndarray, chosen: list[bool]) -> None:
-        model, frame_skip = self.model, self.frame_skip
+        # Called for every environment and step: names are looked up once, not per environment.
+        model, frame_skip, simulations, inputs, rows = self.model, self.frame_skip, self.data, self._control, self._rows.values
+        step, get_state, with_contact_forces = mujoco.mj_step, mujoco.mj_getState, self._with_contact_forces
+        followed = [(reading.values, views) for reading, views in self._followed]
         for env in share:
+            data = simulations[env]
             if chosen[env]:
-                data = self.data[env]
-                self._control[env][:] = controls[env]
-                mujoco.mj_step(model, data, frame_skip)
-                if self._with_contact_forces:
+                inputs[env][:] = controls[env]
+                step(model, data, frame_skip)
+                if with_contact_forces:
                     mujoco.mj_rnePostConstraint(model, data)
+            # Read at once: by the time that all are done, this one's memory has left the processor's cache.
+            get_state(model, data, rows[env], _READ)
+            for values, views in followed:
+                values[env] = views[env]
 
 
 _NONE = np.zeros(0, dtype=np.int64)

@@ -16,7 +16,6 @@ from pydantic import Field
 
 from cluster.contract import TensorField
 from trainables.envs.base import BatchedTask, TaskConfig
-from trainables.nonfinite import NonFiniteError
 
 if TYPE_CHECKING:
     import mujoco
@@ -118,14 +117,7 @@ class MujocoTask(BatchedTask):
     def _advance(self, actions: np.ndarray, active: np.ndarray) -> None:
         self._actions = actions
         diverged = self.physics.step(self._control_middle + self._control_half_range * actions, active)
-        if diverged.size:
-            env = int(diverged[0])
-            last = {
-                "qpos": self.physics.qpos.previous[env].tolist(),
-                "qvel": self.physics.qvel.previous[env].tolist(),
-                "action": actions[env].tolist(),
-            }
-            raise NonFiniteError("the physics state", env, int(self.episode_steps[env]), last)
+        self._refuse_diverged(diverged, self.physics.qpos.previous, self.physics.qvel.previous, actions)
 
     def _squared_actions(self) -> np.ndarray:
         """Sum of the squared actions, what a control cost is counted by. Shape (num_envs,)."""

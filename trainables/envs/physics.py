@@ -120,8 +120,15 @@ class BatchedPhysics:
         model.actuator_forcerange[:] = nominal.actuator_forcerange * motor_strength
         mujoco.mj_setConst(model, self._scratch)
 
-    def step(self, joint_targets_rad: np.ndarray) -> None:
-        """Advance all robots by one control period. The targets move no faster than the servo speed limit. Shape (num_envs, num_joints)."""
+    def step(self, joint_targets_rad: np.ndarray) -> np.ndarray:
+        """Advance all robots by one control period. The targets move no faster than the servo speed limit.
+
+        Args:
+            joint_targets_rad: joint targets. Shape (num_envs, num_joints).
+
+        Returns:
+            Indices of the robots whose simulation has diverged, usually none; ``state`` is then still that before the step. Shape (n,).
+        """
         move = (joint_targets_rad - self.servo_target)[:, None, :]
         np.clip(move, -self._largest_move, self._largest_move, out=self._control)
         self._control += self.servo_target[:, None, :]
@@ -137,7 +144,14 @@ class BatchedPhysics:
             state=self._trace,
             sensordata=self.sensors,
         )
-        self.state[:] = self._trace[:, -1]
+        # A rollout stops a simulation at MuJoCo's first warning, and MuJoCo sets one that diverged back to time 0: the clock tells.
+        last = self._trace[:, -1]
+        missing_s = np.abs(last[:, 0] - self.state[:, 0] - self.control_dt_s)
+        whole = (missing_s < self.model.opt.timestep / 2) & np.isfinite(last).all(axis=1)
+        if not whole.all():
+            return np.flatnonzero(~whole)
+        self.state[:] = last
+        return _NONE
 
     def sensor(self, name: str) -> np.ndarray:
         """Readings of one named sensor over the last control step. A view of shape (num_envs, substeps, dimension)."""
@@ -154,3 +168,6 @@ class BatchedPhysics:
     def close(self) -> None:
         """Stop the thread pool."""
         self._pool.close()
+
+
+_NONE = np.zeros(0, dtype=np.int64)

@@ -208,7 +208,7 @@ class PiDogRun(RobotTask):
         physics = self.physics
         self._pushes.apply(physics.qvel, self.rngs)
         start_xy = physics.qpos[:, :2].copy()
-        physics.step(self._latency.delayed(joint_targets_rad))
+        self._refuse_diverged(physics.step(self._latency.delayed(joint_targets_rad)), physics.qpos, physics.qvel, joint_targets_rad)
         self.commands.advance()
 
         w, x, y, z = physics.qpos[:, 3:7].T

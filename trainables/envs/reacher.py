@@ -51,8 +51,8 @@ class Reacher(MujocoTask):
             reward_terms_in_info=reward_terms_in_info,
         )
         fingertip, target = model.body("fingertip").id, model.body("target").id
-        self._fingertip_m = self.physics.reading(lambda data: data.xpos[fingertip])
-        self._target_m = self.physics.reading(lambda data: data.xpos[target])
+        self._fingertip_m = self.physics.follow(lambda data: data.xpos[fingertip])
+        self._target_m = self.physics.follow(lambda data: data.xpos[target])
 
     def _draw_state(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Near the stretched arm, with a target evenly within the circle that the arm reaches."""
