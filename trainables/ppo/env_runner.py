@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
@@ -29,6 +30,7 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES,
     NUM_EPISODES_LIFETIME,
     SAMPLE_TIMER,
+    WEIGHTS_SEQ_NO,
 )
 
 from trainables.envs.vector import make_vector_task
@@ -259,10 +261,14 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take weights; everything else starts anew with the process."""
+        """Take weights, which RLlib sends as they are or as a reference; everything else starts anew with the process."""
         weights = state.get(COMPONENT_RL_MODULE)
-        if weights is not None and self.module is not None:
-            self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+        if weights is None or self.module is None:
+            return
+        if isinstance(weights, ray.ObjectRef):
+            weights = ray.get(weights)
+        self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+        self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, self._weights_seq_no)
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """See ``Checkpointable``."""
