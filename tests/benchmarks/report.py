@@ -25,7 +25,7 @@ _TITLES = {
 _NOTES = {
     "throughput": "Batch 4096, minibatch 256, 10 epochs, 64-64 tanh, learning rate 3e-4, all on the CPU, each in a process of its own: "
     "medians over the repetitions, contestants in turns, ratios within a repetition. The peers run the best setting of a grid "
-    "(RLlib: 1–2 runners × 8–32 environments; SB3: 8–16 environments, in-process or in subprocesses).",
+    "(RLlib: 1–2 runners × 8–32 environments; SB3: 8–32 environments in-process or in subprocesses, torch threads).",
     "sampling": "The plain loop is batched MuJoCo, one 64-64 network and Gaussian noise, nothing else; the physics alone is batched MuJoCo "
     "under random controls. Both run as `mujoco.rollout` and as a thread pool over persistent `MjData`; the faster counts.",
     "scores": "Mean ± 95 % interval (Student's t) over seeds. Training return: the last 100 training episodes, with exploration noise. "
@@ -33,6 +33,8 @@ _NOTES = {
     "Tianshou's figures are the ones that it publishes: the best evaluation within 1M steps, 10 seeds, the tasks' older versions.",
     "memory": "Largest high-water mark of resident memory (`VmHWM`) of one process, and the largest sum over the run's processes.",
 }
+_DISTURBED_CORES = 0.25
+"""A section during which others typically used more than this is marked."""
 
 
 def rows(name: str, section: dict[str, Any]) -> list[list[str]]:
@@ -59,7 +61,11 @@ def _provenance(section: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in section["versions"].items())
     runs = section["runs"] if "runs" in section else [section["run"]]
     foreign = [run["foreign_cores"] for run in runs if "foreign_cores" in run]
-    load = f" · other programs used {Spread.of(foreign).median:.1f} cores meanwhile, {max(foreign):.1f} at most" if foreign else ""
+    load = ""
+    if foreign:
+        typical, most = Spread.of(foreign).median, max(foreign)
+        load = f" · other programs used {typical:.1f} cores meanwhile, {most:.1f} at most"
+        load += f" (**disturbed, above {_DISTURBED_CORES}: measure again on an idle machine**)" if typical > _DISTURBED_CORES else ""
     return f"{section['date']} · {section['cores']} cores, {section['cpu']} · commit {section['commit']} · {versions}{load}"
 
 

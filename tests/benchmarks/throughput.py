@@ -98,23 +98,22 @@ def _peer(script: str, task: Task, iterations: int, setting: dict[str, Any]) -> 
     return (sys.executable, path, task.gymnasium_id, "--kwargs", json.dumps(task.task_config), "--iterations", str(iterations), *options)
 
 
-def rllib(task: Task, runners: int, envs: int, iterations: int = 4) -> Contestant:
+def rllib(task: Task, setting: dict[str, Any], iterations: int = 4) -> Contestant:
     """RLlib's stock PPO."""
-    setting = {"runners": runners, "envs": envs}
     return Contestant(RLLIB, setting, _peer("rllib_ppo.py", task, iterations, setting))
 
 
-def sb3(task: Task, envs: int, vectorisation: str = "dummy", iterations: int = 4) -> Contestant:
+def sb3(task: Task, setting: dict[str, Any], iterations: int = 4) -> Contestant:
     """Stable-Baselines3's PPO."""
-    setting = {"envs": envs, "vectorisation": vectorisation}
     return Contestant(SB3, setting, _peer("sb3_ppo.py", task, iterations, setting))
 
 
 def grid(task: Task) -> list[Contestant]:
     """The settings among which each peer's best is looked for."""
-    iterations = 2
-    stock = [rllib(task, runners, envs, iterations) for runners in (1, 2) for envs in _ENVS]
-    return stock + [sb3(task, envs, way, iterations) for way in ("dummy", "subprocess") for envs in _ENVS[:2]]
+    stock = [{"runners": runners, "envs": envs} for runners in (1, 2) for envs in _ENVS]
+    stable = [{"envs": envs, "vectorisation": "dummy"} | threads for envs in _ENVS for threads in ({}, {"torch-threads": 1})]
+    stable.append({"envs": _ENVS[0], "vectorisation": "subprocess"})
+    return [rllib(task, setting, 2) for setting in stock] + [sb3(task, setting, 2) for setting in stable]
 
 
 def contestants(task: Task, env_steps: int, best: dict[str, dict[str, Any]]) -> list[Contestant]:
@@ -125,7 +124,7 @@ def contestants(task: Task, env_steps: int, best: dict[str, dict[str, Any]]) -> 
         Contestant(OURS[1], {"runners": 0, "physics threads": 2}, ours(task, env_steps, NO_OVERLAP, 2)),
     ]
     stock, stable = best.get(RLLIB, {"runners": 2, "envs": 16}), best.get(SB3, {"envs": 8, "vectorisation": "dummy"})
-    return [*both, rllib(task, **stock), sb3(task, **stable)]
+    return [*both, rllib(task, stock), sb3(task, stable)]
 
 
 def measure(

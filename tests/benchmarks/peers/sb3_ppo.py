@@ -7,10 +7,14 @@ The last line of stdout is JSON.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
+from typing import Any
 
+import gymnasium
+import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -37,6 +41,15 @@ class IterationClock(BaseCallback):
         return True
 
 
+def make(environment_id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+    """One environment. By its id alone, SB3 would ask for images as well, which ours do not offer."""
+    if environment_id.startswith("gaitway/"):
+        from trainables.envs.registry import register_gymnasium
+
+        register_gymnasium()
+    return gymnasium.make(environment_id, **kwargs)
+
+
 def main() -> None:
     """Train for some iterations after one that warms up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -44,14 +57,15 @@ def main() -> None:
     parser.add_argument("--kwargs", type=json.loads, default={}, help="the environment's own arguments, JSON")
     parser.add_argument("--vectorisation", choices=VECTORISATIONS, default="dummy")
     parser.add_argument("--envs", type=int, default=8)
+    parser.add_argument("--torch-threads", type=int, help="default: torch's own choice")
     parser.add_argument("--iterations", type=int, default=4)
     arguments = parser.parse_args()
-    if arguments.environment.startswith("gaitway/"):
-        from trainables.envs.registry import register_gymnasium
-
-        register_gymnasium()
+    if arguments.torch_threads is not None:
+        torch.set_num_threads(arguments.torch_threads)
     environments = make_vec_env(
-        arguments.environment, n_envs=arguments.envs, env_kwargs=arguments.kwargs, vec_env_cls=VECTORISATIONS[arguments.vectorisation]
+        functools.partial(make, arguments.environment, arguments.kwargs),
+        n_envs=arguments.envs,
+        vec_env_cls=VECTORISATIONS[arguments.vectorisation],
     )
     model = PPO(
         "MlpPolicy",
