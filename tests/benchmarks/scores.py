@@ -24,7 +24,7 @@ import scipy.stats
 
 from tests.benchmarks.processes import benchmark_environment, run_measured
 
-__all__ = ["BARS", "Bar", "Interval", "interval", "measure", "missing", "read", "table"]
+__all__ = ["BARS", "Bar", "Interval", "append", "interval", "measure", "missing", "read", "table"]
 
 PRESET = "best"
 _TIMEOUT_S = 3 * 3600.0
@@ -54,16 +54,18 @@ class Interval:
 
     mean: float
     half_width: float
-    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:,.0f}" if math.isnan(self.half_width) else f"{self.mean:,.0f} ± {self.half_width:,.0f}"
 
 
 def interval(values: Sequence[float]) -> Interval:
     """Student's t interval over seeds."""
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
-        return Interval(mean, math.nan, count)
+        return Interval(mean, math.nan)
     quantile = float(scipy.stats.t.ppf(0.975, count - 1))
-    return Interval(mean, quantile * statistics.stdev(values) / math.sqrt(count), count)
+    return Interval(mean, quantile * statistics.stdev(values) / math.sqrt(count))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -75,6 +77,13 @@ def read(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return runs
+
+
+def append(path: Path, run: dict[str, Any]) -> None:
+    """Add one finished run, on a line of its own even after a line that was never finished."""
+    broken = path.is_file() and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("\n" if broken else "") + json.dumps(run) + "\n")
 
 
 def missing(path: Path, tasks: Iterable[str], seeds: int, env_steps: int) -> list[tuple[str, int]]:
@@ -99,8 +108,7 @@ def measure(path: Path, tasks: Iterable[str], seeds: int, env_steps: int, home: 
         finally:
             cores.put(core)
         with lock:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(run | {"commit": commit}) + "\n")
+            append(path, run | {"commit": commit})
             say(
                 f"{task:<20} seed {seed}  training {run['episode_return_mean']:>8,.0f}  evaluation {run['evaluation_return_mean']:>8,.0f}"
                 f"  {run['wall_s']:>6,.0f} s"
@@ -148,7 +156,7 @@ def table(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
                 task,
                 f"{env_steps:,}",
                 str(len(group)),
-                *(f"{score.mean:,.0f} ± {score.half_width:,.0f}" for score in found),
+                *map(str, found),
                 f"{bar.ours:,.0f}",
                 "both" if len(reached) == 2 else "".join(reached) or "neither",
                 f"{bar.tianshou:,.0f}",

@@ -191,6 +191,10 @@ def test_a_killed_score_run_goes_on_where_it_was(tmp_path: Path):
     assert ("Hopper-v5", 0) not in left
     assert len(left) == 7
     assert [seed for _, seed in left] == sorted(seed for _, seed in left)
+    scores.append(log, run | {"seed": 1})
+    assert ("Hopper-v5", 1) not in scores.missing(log, scores.BARS, 2, 1000)
+    assert len(scores.read(log)) == 3
+    assert scores.table([run])[0][3] == "2,300"
     row = scores.table([run, run | {"seed": 1, "evaluation_return_mean": 1500.0}])[0]
     assert row[:4] == ["Hopper-v5", "1,000", "2", "2,300 ± 0"]
     assert row[4] == "2,000 ± 6,353"  # 12.706 × 707 / √2
