@@ -66,7 +66,9 @@ def _provenance(section: dict[str, Any]) -> str:
         typical, most = Spread.of(foreign).median, max(foreign)
         load = f" · other programs used {typical:.1f} cores meanwhile, {most:.1f} at most"
         load += f" (**disturbed, above {_DISTURBED_CORES}: measure again on an idle machine**)" if typical > _DISTURBED_CORES else ""
-    return f"{section['date']} · {section['cores']} cores, {section['cpu']} · commit {section['commit']} · {versions}{load}"
+    commits = ", ".join(dict.fromkeys(run.get("commit", section["commit"]) for run in runs))
+    machine = f"{section['cores']} cores, {section['cpu']}"
+    return f"{section['date']} · {machine} · commit {commits} · {versions}{load}"
 
 
 def render(results: dict[str, Any]) -> str:

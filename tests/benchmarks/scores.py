@@ -115,8 +115,13 @@ def measure(path: Path, tasks: Iterable[str], seeds: int, env_steps: int, home: 
             )
 
     with ThreadPoolExecutor(len(usable)) as pool:
-        for future in [pool.submit(one, task, seed) for task, seed in missing(path, tasks, seeds, env_steps)]:
-            future.result()
+        futures = [pool.submit(one, task, seed) for task, seed in missing(path, tasks, seeds, env_steps)]
+        try:
+            for future in futures:
+                future.result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)  # else the rest would still be trained before anybody gets the prompt back
+            raise
 
 
 def _train(task: str, seed: int, env_steps: int, home: Path, core: int) -> dict[str, Any]:

@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GaitwayError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
