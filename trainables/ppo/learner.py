@@ -140,8 +140,7 @@ class PPOLearner(TorchLearner):
     def _batch(self, tensors: FragmentTensors) -> TrainBatch:
         settings, module = self.config.settings, self.actor_critic
         length = settings.sequence_length if settings.network == "lstm" else 0
-        values = module.fragment_values(tensors, length)
-        returns = module.value_scale.to_returns(values)
+        returns = module.value_scale.to_returns(self._values(tensors))
         advantages = generalized_advantages(
             tensors.rewards, returns, tensors.terminated, tensors.ended, settings.gamma, settings.gae_lambda
         )
@@ -152,6 +151,18 @@ class PPOLearner(TorchLearner):
         advantages = (advantages - mean.to(advantages.dtype)) / (variance.sqrt().to(advantages.dtype) + 1e-8)
         scale = module.value_scale
         return TrainBatch(tensors, advantages, scale.to_values(targets), scale.to_values(returns[:-1]), length)
+
+    def _values(self, tensors: FragmentTensors) -> Tensor:
+        """The critic's values, some environments at a time where memory is short. Shape (T + 1, N)."""
+        observations, parts = tensors.normalized_observations, []
+        piece = [observations.transpose(0, 1), tensors.starts.t(), *(states[0] for states in tensors.states.values())]
+
+        def run(part: list[Tensor]) -> None:
+            state = dict(zip(tensors.states, part[2:], strict=True))
+            parts.append(self.actor_critic.fragment_values(part[0].transpose(0, 1), state, part[1].t()))
+
+        self._micro_batches.accumulate(piece, len(observations), parts.clear, run)
+        return torch.cat(parts, dim=1)
 
     def _epoch(self, batch: TrainBatch, optimizer: torch.optim.Optimizer, with_figures: bool) -> dict[str, float]:
         """One pass over the batch; the means of the loss terms when they are asked for."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainables.networks.normalizer import RunningNormalizer
 from trainables.networks.policies import LstmPolicy, build_policy, mlp
-from trainables.ppo.batch import FragmentTensors, Rows
+from trainables.ppo.batch import Rows
 from trainables.ppo.distributions import make_distribution
 from trainables.ppo.value_scale import ValueScale
 
@@ -74,9 +74,15 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
     # Learning ------------------------------------------------------------------------------------------------------------
 
-    def fragment_values(self, tensors: FragmentTensors, sequence_length: int) -> Tensor:
-        """The critic's value of every observation, in its own units. Shape (T + 1, N)."""
-        return self.critic(tensors.normalized_observations).squeeze(-1)
+    def fragment_values(self, observations: Tensor, state: State, starts: Tensor) -> Tensor:
+        """The critic's value of every observation, in its own units. Shape (T + 1, N).
+
+        Args:
+            observations: normalised. Shape (T + 1, N, observation_size).
+            state: recurrent state before the first of them; empty here.
+            starts: which are the first of an episode. Shape (T + 1, N), bool.
+        """
+        return self.critic(observations).squeeze(-1)
 
     def evaluate_rows(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Distribution inputs and values (critic's units) of a minibatch. Shapes (rows, input_size), (rows,)."""

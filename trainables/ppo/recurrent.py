@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.networks.policies import LstmPolicy
-from trainables.ppo.batch import FragmentTensors, Rows
+from trainables.ppo.batch import Rows
 from trainables.ppo.module import ActorCritic, State
 
 __all__ = ["RecurrentActorCritic", "unroll"]
@@ -72,11 +72,9 @@ class RecurrentActorCritic(ActorCritic):
             state = {name: value * keep for name, value in state.items()}
         return self.actor.step(observations, state)
 
-    def fragment_values(self, tensors: FragmentTensors, sequence_length: int) -> Tensor:
+    def fragment_values(self, observations: Tensor, state: State, starts: Tensor) -> Tensor:
         """See ``ActorCritic.fragment_values``; one unrolling over the whole fragment."""
-        observations = tensors.normalized_observations
-        state = {name: states[0] for name, states in tensors.states.items()}
-        return self._values(observations, unroll(self.actor.cell, observations, state, tensors.starts))
+        return self._values(observations, unroll(self.actor.cell, observations, state, starts))
 
     def evaluate_rows(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """See ``ActorCritic.evaluate_rows``; each sequence starts from the state that it had while sampling."""

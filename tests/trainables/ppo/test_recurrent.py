@@ -60,7 +60,7 @@ def test_the_first_minibatch_sees_the_densities_of_sampling(make_room: Callable[
         tensors = FragmentTensors.from_fragment(fragment, module.actor.normalizer(observations), torch.from_numpy(fragment.rewards))
         with torch.no_grad():
             nothing = torch.zeros_like(tensors.rewards)
-            batch = TrainBatch(tensors, nothing, nothing, module.fragment_values(tensors, 8)[:-1], sequence_length=8)
+            batch = TrainBatch(tensors, nothing, nothing, room.learner._values(tensors)[:-1], sequence_length=8)
             pieces = batch.cut(40, torch.Generator().manual_seed(0))
             assert sum(batch.steps_of(piece) for piece in pieces) == fragment.env_steps
             for piece in pieces:
