@@ -64,7 +64,7 @@ class MujocoBatch:
         self._state = Reading(*states)
         self._rows = Reading(*(list(state) for state in states))  # type: ignore[arg-type]  # each row as an array of its own, made once
         parts = np.split(states, [1, 1 + model.nq], axis=2)
-        self._time, self.qpos, self.qvel = (Reading(*part) for part in parts)
+        self._time, self.qpos, self.qvel = Reading(*parts[0][..., 0]), Reading(*parts[1]), Reading(*parts[2])
         self._readings = [self._state, self._rows, self._time, self.qpos, self.qvel]
         self._followed: list[tuple[Reading, list[np.ndarray]]] = []
         shares = np.array_split(np.arange(num_envs), min(num_threads, num_envs))
@@ -108,10 +108,11 @@ class MujocoBatch:
         self._step_share(self._shares[0], controls, chosen)
         for other in others:
             other.result()
-        restarted = (self._time.values <= self._time.previous)[:, 0] & active
-        if not restarted.any() and np.isfinite(self._state.values).all():
+        restarted = (self._time.values <= self._time.previous) & active
+        state = self._state.values
+        if not restarted.any() and np.isfinite(state.sum()):
             return _NONE
-        return np.flatnonzero(restarted | ~np.isfinite(self._state.values).all(axis=1))
+        return np.flatnonzero(restarted | ~np.isfinite(state).all(axis=1))
 
     def read(self) -> None:
         """Bring all readings up to date."""
