@@ -217,7 +217,8 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         rows = np.isfinite(self._observations).reshape(self.num_envs, -1).all(1) & np.isfinite(rewards)
         env = int(np.flatnonzero(~rows)[0])
         last = {"observation": observations[env].tolist(), "action": np.asarray(actions[env]).tolist()}
-        raise NonFiniteError("the observation or the reward", env, int(self._episode_steps[env]), last)
+        step = 0 if self._resetting[env] else int(self._episode_steps[env]) + 1
+        raise NonFiniteError("the observation or the reward", env, step, last)
 
     # Metrics -------------------------------------------------------------------------------------------------------------
 

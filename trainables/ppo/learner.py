@@ -133,8 +133,15 @@ class PPOLearner(TorchLearner):
         if settings.return_scaling != "rewards":
             return rewards
         returns = torch.tensor(fragment.discounted_returns[fragment.valid], device=self._device)
-        scale.merge(*all_moments(returns.unsqueeze(-1), self._shared))
+        scale.merge(*self._finite_moments("a discounted return", returns.unsqueeze(-1)))
         return torch.clamp(rewards * torch.rsqrt(scale.var + scale.eps), -settings.reward_clip, settings.reward_clip)
+
+    def _finite_moments(self, what: str, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``all_moments`` for statistics that are kept: refused here, a NaN would stay in them."""
+        count, mean, variance = all_moments(rows, self._shared)
+        if not torch.isfinite(mean + variance).all():
+            raise NonFiniteError(what, None, 0, self._last_finite)
+        return count, mean, variance
 
     @torch.no_grad()
     def _batch(self, tensors: FragmentTensors) -> TrainBatch:
@@ -146,7 +153,8 @@ class PPOLearner(TorchLearner):
         )
         targets = returns[:-1] + advantages
         if settings.return_scaling == "popart":
-            module.value_scale.update(*all_moments(targets[tensors.valid], self._shared), module.critic[-1])
+            moments = self._finite_moments("a value target", targets[tensors.valid])
+            module.value_scale.update(*moments, module.critic[-1])
         _, mean, variance = all_moments(advantages[tensors.valid], self._shared)
         advantages = (advantages - mean.to(advantages.dtype)) / (variance.sqrt().to(advantages.dtype) + 1e-8)
         scale = module.value_scale
