@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cluster.contract import TensorField
-from cluster.errors import ConfigError
 from trainables.envs.mujoco_task import MujocoTask, MujocoTaskConfig, load_model, state_fields
 
 __all__ = ["Ant", "AntConfig"]
 
+_BODIES = ("trunk", *(f"{part}_{leg}" for leg in (1, 2, 3, 4) for part in ("leg", "upper", "lower")))
 _FORCE_PARTS = ("torque_x_nm", "torque_y_nm", "torque_z_nm", "force_x_n", "force_y_n", "force_z_n")
 
 
@@ -29,6 +29,13 @@ class AntConfig(MujocoTaskConfig):
     exclude_current_positions_from_observation: bool = Field(True, description="leave the trunk's x and y out of the observation")
     include_contact_forces_in_observation: bool = Field(True, description="put every body's contact forces into the observation")
 
+    @field_validator("main_body")
+    @classmethod
+    def _known_body(cls, value: str) -> str:
+        if value not in _BODIES:
+            raise ValueError(f"there is no body {value!r}; known: {', '.join(_BODIES)}")
+        return value
+
 
 class Ant(MujocoTask):
     """Observation: positions without x and y (13), velocities (14), clipped contact torque and force of each body (13 x 6)."""
@@ -39,14 +46,11 @@ class Ant(MujocoTask):
     def __init__(self, num_envs: int, config: AntConfig | None = None, seed: int | None = 0, reward_terms_in_info: bool = True) -> None:
         config = config or AntConfig()
         model = load_model("ant")
-        bodies = [model.body(index).name for index in range(1, model.nbody)]
-        if config.main_body not in bodies:
-            raise ConfigError(f"task Ant-v5: main_body: there is no body {config.main_body!r}; known: {', '.join(bodies)}")
         self._skipped = 2 * config.exclude_current_positions_from_observation
         fields: tuple[TensorField, ...] = state_fields(model, self._skipped)
         if config.include_contact_forces_in_observation:
-            components = tuple(f"{body}_{part}" for body in bodies for part in _FORCE_PARTS)
-            fields += (TensorField(name="contact_force", shape=(len(bodies), len(_FORCE_PARTS)), components=components),)
+            components = tuple(f"{body}_{part}" for body in _BODIES for part in _FORCE_PARTS)
+            fields += (TensorField(name="contact_force", shape=(len(_BODIES), len(_FORCE_PARTS)), components=components),)
         super().__init__(
             name="Ant-v5",
             model=model,

@@ -117,9 +117,9 @@ def _plain_action_space(name: str, space: spaces.Space[Any]) -> spaces.Space[Any
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n))
     if not isinstance(space, spaces.Box):
-        raise UsageError(f"task {name}: actions must be a Box or Discrete, given {space}")
+        raise UsageError(f"task {name}: actions must be a Box or Discrete, given {_one_line(space)}")
     if not space.is_bounded():
-        raise UsageError(f"task {name}: actions of [-1, 1] cannot be scaled to {space}; give its Box finite bounds")
+        raise UsageError(f"task {name}: actions of [-1, 1] cannot be scaled to {_one_line(space)}; give its Box finite bounds")
     return spaces.Box(-1.0, 1.0, (int(np.prod(space.shape)),), np.float32)
 
 
@@ -142,14 +142,14 @@ def _in_turn(name: str, envs: list[gymnasium.Env[Any, Any]]) -> VectorEnv:
 
 def _check_flat(name: str, space: spaces.Space[Any]) -> None:
     if not space.is_np_flattenable:
-        raise UsageError(f"task {name}: observations of {space} have no fixed length; a policy needs them as one array")
+        raise UsageError(f"task {name}: observations of {_one_line(space)} have no fixed length; a policy needs them as one array")
 
 
 def _construct(name: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except (gymnasium.error.Error, ImportError, TypeError) as error:
-        raise UsageError(f"task {name}: {' '.join(str(error).split())[:200]}") from None
+        raise UsageError(f"task {name}: {_one_line(error)}") from None
 
 
 def _find_class(path: str) -> type:
@@ -164,3 +164,7 @@ def _find_class(path: str) -> type:
         near = difflib.get_close_matches(class_name, classes, n=1)
         raise UsageError(f"task {path}: {module_name} has no class {class_name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return found
+
+
+def _one_line(value: object) -> str:
+    return " ".join(str(value).split())[:200]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import mujoco
 import numpy as np
 import pytest
 
 from trainables.envs.physics import PRESETS, BatchedPhysics, apply_preset
+from trainables.envs.registry import make_task
+from trainables.nonfinite import NonFiniteError
 from trainables.robots.registry import get_robot
 
 ROBOT = get_robot("pidog")
@@ -133,3 +137,27 @@ def test_each_randomised_quantity_changes_the_motion_of_its_robot_alone(changed:
 def test_sensors_that_do_not_stand_side_by_side_are_refused():
     with pytest.raises(ValueError, match="do not stand side by side"):
         build().sensor_block(["tail_torque", "left_front_hip_torque"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e12])
+@pytest.mark.parametrize("preset", ["fast", "production"])
+def test_a_robot_whose_simulation_diverges_is_reported(preset: str, value: float, mujoco_log: Path):
+    physics = build(preset)
+    targets = random_targets(4, 6)
+    for target in targets[:3]:
+        assert physics.step(target).size == 0
+    physics.qvel[[1, 4], 7] = value
+    assert physics.step(targets[3]).tolist() == [1, 4]
+    physics.close()
+
+
+def test_divergence_names_the_robot_and_its_step(mujoco_log: Path):
+    task = make_task("pidog_run", 4, {}, 0)
+    task.reset()
+    for _ in range(6):
+        task.step(np.zeros((4, 12)))
+    task.physics.qpos[3, 9] = np.nan
+    with pytest.raises(NonFiniteError, match=r"the physics state is not finite \(environment 3, step 7\)") as caught:
+        task.step(np.zeros((4, 12)))
+    assert set(caught.value.last_finite) == {"qpos", "qvel", "action"}
+    assert len(caught.value.last_finite["action"]) == 12

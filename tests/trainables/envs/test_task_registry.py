@@ -12,7 +12,7 @@ from cluster.contract import TensorField
 from cluster.errors import ConfigError
 from trainables.envs.base import BatchedTask, TaskConfig
 from trainables.envs.pidog_run import PiDogRunConfig
-from trainables.envs.registry import gymnasium_id, make_task, register_gymnasium, task_config_model
+from trainables.envs.registry import TASKS, gymnasium_id, make_task, register_gymnasium, task_config_model
 from trainables.envs.robot_task import ActionScaling, RobotTask
 from trainables.robots.registry import get_robot
 
@@ -66,6 +66,17 @@ def test_gymnasium_makes_a_plain_environment():
         assert not terminated
         assert truncated == (step == 5)
     assert isinstance(info["reward_terms"]["upright"], float)
+
+
+@pytest.mark.filterwarnings("ignore:.*A Box observation space m:UserWarning")
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "pidog_run"])
+def test_each_mujoco_task_is_a_gymnasium_environment_too(name: str):
+    register_gymnasium()
+    env = gymnasium.make(gymnasium_id(name), max_episode_steps=3)
+    check_env(env.unwrapped, skip_render_check=True)
+    assert env.unwrapped.task.name == name
+    vector = gymnasium.make_vec(gymnasium_id(name), num_envs=2, vectorization_mode="vector_entry_point", seed=1)
+    assert vector.reset()[0].shape == (2, *env.observation_space.shape)
 
 
 class Balance(RobotTask):
