@@ -89,9 +89,14 @@ def test_nothing_is_left_half_done_in_a_run(
 @pytest.mark.usefixtures("ray_session")
 def test_a_trial_leaves_a_report_and_does_not_train_on(settings: Settings, tmp_path: Path) -> None:
     """The step size of 1 with this entropy bonus makes the noise grow e-fold at every gradient step. Tune's retry finds the report."""
-    ppo = {"task": "gymnasium:Pendulum-v1", "total_env_steps": 512, "num_envs": 4, "batch_size": 256, "minibatch_size": 64, "num_epochs": 60,
-           "learning_rate": 1.0, "entropy_coefficient": 1e3, "report_every_env_steps": 256, "hidden": [16], "critic_hidden": [16],
-           "evaluation": {"episodes": 2}}  # fmt: skip
+    ppo = {"task": "gymnasium:Pendulum-v1", "total_env_steps": 512, "num_envs": 4, "batch_size": 256, "minibatch_size": 64}
+    ppo |= {
+        "num_epochs": 60,
+        "learning_rate": 1.0,
+        "entropy_coefficient": 1e3,
+        "report_every_env_steps": 256,
+        "evaluation": {"episodes": 2},
+    }
     config = parse_config({"ppo": ppo, "num_trials": 1, "max_failures": 1, "scheduler": None}, SweepConfig)
     context = StageContext(folder=tmp_path, settings=settings, progress=Progress(mode="quiet"), results={}, experiment="non-finite")
     result = sweep.run(config, context)
