@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -26,7 +27,7 @@ class Reading:
         previous: as of the one before. Shape (num_envs, size).
     """
 
-    def __init__(self, values: np.ndarray, previous: np.ndarray) -> None:
+    def __init__(self, values: Any, previous: Any) -> None:
         self.values, self.previous = values, previous
 
     def swap(self) -> None:
@@ -62,7 +63,7 @@ class MujocoBatch:
         self._control = [data.ctrl for data in self.data]
         states = np.zeros((2, num_envs, 1 + model.nq + model.nv))
         self._state = Reading(*states)
-        self._rows = Reading(*(list(state) for state in states))  # type: ignore[arg-type]  # each row as an array of its own, made once
+        self._rows = Reading(*(list(state) for state in states))  # each row as an array of its own, made once
         parts = np.split(states, [1, 1 + model.nq], axis=2)
         self._time, self.qpos, self.qvel = Reading(*parts[0][..., 0]), Reading(*parts[1]), Reading(*parts[2])
         self._readings = [self._state, self._rows, self._time, self.qpos, self.qvel]
