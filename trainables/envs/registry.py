@@ -110,8 +110,8 @@ def make_vector_env(task: str, num_envs: int = 1, seed: int | None = None, **con
     return make_task(task, num_envs, config, seed, reward_terms_in_info=False)
 
 
-def make_single_env(task: str, seed: int | None = None, **config: Any) -> SingleEnv:
-    """Gymnasium's plain entry point."""
+def make_single_env(task: str, seed: int | None = None, render_mode: str | None = None, **config: Any) -> SingleEnv:
+    """Gymnasium's plain entry point. ``render_mode`` changes nothing: no task draws, but some libraries always ask for it."""
     return SingleEnv(make_task(task, 1, config, seed))
 
 

@@ -68,10 +68,11 @@ def _bca_levels(sample: np.ndarray, statistic: Statistic, distribution: np.ndarr
         return levels
     left_out = statistic(np.broadcast_to(sample, (n, n))[~np.eye(n, dtype=bool)].reshape(n, n - 1))
     deviation = left_out.mean() - left_out
-    spread = (deviation**2).sum()
-    if spread == 0:
+    largest = np.abs(deviation).max()
+    if largest == 0:
         return levels
-    acceleration = (deviation**3).sum() / (6 * spread**1.5)
+    deviation /= largest  # its scale cancels out, and the powers of a tiny one would underflow
+    acceleration = (deviation**3).sum() / (6 * (deviation**2).sum() ** 1.5)
     bias = ndtri(below)
     shifted = bias + ndtri(levels)
     return ndtr(bias + shifted / (1 - acceleration * shifted))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import gymnasium
 import numpy as np
 import pytest
@@ -127,3 +129,11 @@ def test_a_new_task_answers_five_questions_and_gets_the_rest():
     assert infos["reward_terms"]["calm"] == pytest.approx(-0.05 * np.abs(task.speed))
     ended = [task.step(np.ones((3, 1)))[2:4] for _ in range(9)]
     assert any(terminated.any() for terminated, _ in ended)
+
+
+def test_a_render_mode_that_a_library_asks_for_is_no_unknown_key():
+    register_gymnasium()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Gymnasium's own: the task draws in no mode
+        env = gymnasium.make("gaitway/HalfCheetah-v5", render_mode="rgb_array")
+    assert env.reset(seed=0)[0].shape == (17,)

@@ -87,3 +87,8 @@ def test_probability_of_improvement_interval_is_the_bootstrap_of_pairs() -> None
 def test_unpaired_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="paired by seed"):
         probability_of_improvement_interval(np.zeros(3), np.zeros(4), seed=0)
+
+
+def test_a_tiny_sample_does_not_underflow():
+    low, high = bootstrap_interval(np.array([8e-142, 0.0, 3e-142]), seed=0)
+    assert 0.0 <= low <= high <= 8e-142
