@@ -163,11 +163,11 @@ class PPOLearner(TorchLearner):
     def _values(self, tensors: FragmentTensors) -> Tensor:
         """The critic's values, some environments at a time where memory is short. Shape (T + 1, N)."""
         observations, parts = tensors.normalized_observations, []
-        piece = [observations.transpose(0, 1), tensors.starts.t(), *(states[0] for states in tensors.states.values())]
+        piece = [array.transpose(0, 1) for array in (observations, tensors.starts, *tensors.states.values())]
 
         def run(part: list[Tensor]) -> None:
-            state = dict(zip(tensors.states, part[2:], strict=True))
-            parts.append(self.actor_critic.fragment_values(part[0].transpose(0, 1), state, part[1].t()))
+            observations, starts, *states = (array.transpose(0, 1) for array in part)
+            parts.append(self.actor_critic.fragment_values(observations, dict(zip(tensors.states, states, strict=True)), starts))
 
         self._micro_batches.accumulate(piece, len(observations), parts.clear, run)
         return torch.cat(parts, dim=1)

@@ -74,12 +74,12 @@ class ActorCritic(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
     # Learning ------------------------------------------------------------------------------------------------------------
 
-    def fragment_values(self, observations: Tensor, state: State, starts: Tensor) -> Tensor:
+    def fragment_values(self, observations: Tensor, states: State, starts: Tensor) -> Tensor:
         """The critic's value of every observation, in its own units. Shape (T + 1, N).
 
         Args:
             observations: normalised. Shape (T + 1, N, observation_size).
-            state: recurrent state before the first of them; empty here.
+            states: recurrent states before the steps 0, L, 2L, ..; empty here. Shapes (T / L, N, ...).
             starts: which are the first of an episode. Shape (T + 1, N), bool.
         """
         return self.critic(observations).squeeze(-1)

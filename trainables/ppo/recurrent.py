@@ -1,7 +1,7 @@
 """Actor and critic with a memory: an LSTM over every observation, unrolled by the learner from the states that were sampled.
 
-The whole sequence goes through the input side of the cell at once; only the recurrent product is left to do step by step. An
-episode that begins inside a sequence starts from an empty memory, exactly as it did while sampling.
+An episode that begins inside a sequence starts from an empty memory, exactly as it did while sampling: the sequence is cut there, and
+the pieces go through torch's own LSTM side by side.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor, nn
-from torch.nn import functional
 
 from trainables.networks.policies import LstmPolicy
 from trainables.ppo.batch import Rows
@@ -21,31 +20,31 @@ __all__ = ["RecurrentActorCritic", "unroll"]
 
 
 def unroll(cell: nn.LSTM, inputs: Tensor, state: State, starts: Tensor) -> Tensor:
-    """The cell's hidden output after every step.
+    """The cell's hidden output after every step; in float32 also where the rest is autocast, as a memory adds up its errors.
 
     Args:
-        cell: one layer; its equations are those of ``LstmPolicy.step``.
-        inputs: normalised. Shape (time, rows, input_size).
+        cell: one layer, ``batch_first``.
+        inputs: normalised. Shape (rows, time, input_size).
         state: ``lstm_h`` and ``lstm_c`` before the first step. Shapes (rows, hidden_size).
-        starts: where the state is forgotten before the step. Shape (time, rows), bool.
+        starts: where the state is forgotten before the step. Shape (rows, time), bool.
 
     Returns:
-        Shape (time, rows, hidden_size).
+        Shape (rows, time, hidden_size).
     """
-    gates_in = functional.linear(inputs, cell.weight_ih_l0, cell.bias_ih_l0 + cell.bias_hh_l0).unbind(0)
-    weight = cell.weight_hh_l0.t()
-    keeps = (~starts).unsqueeze(-1).to(inputs.dtype).unbind(0)
-    forgets = starts.any(1).tolist()
-    hidden, memory = state["lstm_h"], state["lstm_c"]
-    outputs = []
-    for gate_in, keep, forget_some in zip(gates_in, keeps, forgets, strict=True):
-        if forget_some:
-            hidden, memory = hidden * keep, memory * keep
-        ingate, forget, candidate, outgate = torch.addmm(gate_in, hidden, weight).chunk(4, dim=-1)
-        memory = torch.addcmul(torch.sigmoid(forget) * memory, torch.sigmoid(ingate), torch.tanh(candidate))
-        hidden = torch.sigmoid(outgate) * torch.tanh(memory)
-        outputs.append(hidden)
-    return torch.stack(outputs)
+    begins = starts.clone()
+    begins[:, 0] = True
+    row, begin = begins.nonzero(as_tuple=True)
+    keep = ~starts[row, begin].unsqueeze(-1)
+    initial = tuple((state[name][row] * keep).unsqueeze(0) for name in ("lstm_h", "lstm_c"))
+    with torch.autocast(inputs.device.type, enabled=False):
+        if len(row) == len(inputs):
+            return cell(inputs, initial)[0]
+        # Which piece each step belongs to, and how far into it the step is. What follows a short piece is never read.
+        piece = begins.flatten().cumsum(0).view_as(begins) - 1
+        offset = torch.arange(inputs.shape[1], device=inputs.device) - begin[piece]
+        pieces = inputs.new_zeros(len(row), *inputs.shape[1:])
+        pieces[piece, offset] = inputs
+        return cell(pieces, initial)[0][piece, offset]
 
 
 class RecurrentActorCritic(ActorCritic):
@@ -72,13 +71,21 @@ class RecurrentActorCritic(ActorCritic):
             state = {name: value * keep for name, value in state.items()}
         return self.actor.step(observations, state)
 
-    def fragment_values(self, observations: Tensor, state: State, starts: Tensor) -> Tensor:
-        """See ``ActorCritic.fragment_values``; one unrolling over the whole fragment."""
-        return self._values(observations, unroll(self.actor.cell, observations, state, starts))
+    def fragment_values(self, observations: Tensor, states: State, starts: Tensor) -> Tensor:
+        """See ``ActorCritic.fragment_values``; every stored state is followed for its sequence, the last one for a step more."""
+        steps = len(observations) - 1
+        count, num_envs = next(iter(states.values())).shape[:2]
+        length = steps // count
+        rows = observations.unfold(0, length + 1, length).permute(0, 1, 3, 2).flatten(0, 1)
+        state = {name: value.flatten(0, 1) for name, value in states.items()}
+        hidden = unroll(self.actor.cell, rows, state, starts.unfold(0, length + 1, length).flatten(0, 1))
+        hidden = hidden.view(count, num_envs, length + 1, -1).transpose(1, 2)
+        hidden = torch.cat([hidden[:, :-1].flatten(0, 1), hidden[-1, -1:]])
+        return self._values(observations, hidden)
 
     def evaluate_rows(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """See ``ActorCritic.evaluate_rows``; each sequence starts from the state that it had while sampling."""
-        hidden = unroll(self.actor.cell, rows.observations.transpose(0, 1), rows.states, rows.starts.t()).transpose(0, 1)[rows.valid]
+        hidden = unroll(self.actor.cell, rows.observations, rows.states, rows.starts)[rows.valid]
         return self.actor.head(hidden), self._values(rows.observations[rows.valid], hidden.detach())
 
     def _values(self, observations: Tensor, hidden: Tensor) -> Tensor:
