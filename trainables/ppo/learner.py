@@ -72,7 +72,7 @@ class PPOLearner(TorchLearner):
 
     def compute_loss_for_module(self, **kwargs: Any) -> Tensor:
         """RLlib's hook; this learner has one loop of its own."""
-        raise NotImplementedError("PPOLearner learns from fragments: call learn()")
+        raise TypeError("this learner takes fragments, not RLlib's batches: call learn()")
 
     def learn(self, fragment: Fragment, env_steps: int) -> tuple[dict[str, Any], Weights | None]:
         """One PPO update.
