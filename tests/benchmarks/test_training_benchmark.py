@@ -91,7 +91,7 @@ def test_the_fastest_setting_of_a_peer_is_chosen_for_each_task():
     assert json.loads(stock[stock.index("--kwargs") + 1]) == {"physics": {"preset": "medium"}}
     mine = throughput.contestants(task, 60_000, {})[0].command
     assert {"task=pidog_run", "preset=peer", "total_env_steps=60000", "overlap=true", "num_env_runners=1"} <= set(mine)
-    assert 'task_config={"physics": {"preset": "medium", "num_threads": 1}}' in mine
+    assert 'task_config={"physics": {"preset": "medium", "num_threads": 2}}' in mine
 
 
 def test_of_both_physics_the_faster_median_counts():
