@@ -1,8 +1,8 @@
-# make quickstart | install | test | lint | bench-training; everything runs inside .venv, which is made when needed.
+# make quickstart | install | test | lint | bench-training | bench-sweeps | bench-serving; everything runs inside .venv, which is made when needed.
 PYTHON ?= python3.11
 STAMP := .venv/.installed
 
-.PHONY: quickstart install test lint bench-training clean
+.PHONY: quickstart install test lint bench-training bench-sweeps bench-serving clean
 
 quickstart: $(STAMP)
 	@.venv/bin/gaitway quickstart
@@ -24,6 +24,12 @@ lint: $(STAMP)
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
+
+bench-sweeps: $(STAMP)
+	@.venv/bin/python -m tests.benchmarks.sweeps
+
+bench-serving: $(STAMP)
+	@.venv/bin/python -m tests.benchmarks.serving
 
 bench-training: $(STAMP)
 	@.venv/bin/python -m tests.benchmarks.training

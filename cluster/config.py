@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import ConfigError
 
-__all__ = ["Config", "ModelT", "load_config", "parse_config", "read_yaml", "save_config", "write_text_atomic"]
+__all__ = ["Config", "ModelT", "load_config", "parse_config", "read_yaml", "save_config", "write_bytes_atomic", "write_text_atomic"]
 
 
 class Config(BaseModel):
@@ -114,15 +114,20 @@ def save_config(config: BaseModel, path: str | os.PathLike[str]) -> None:
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` so that a reader sees the whole old file or the whole new one, also after a crash."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], data: bytes, mode: int = 0o644) -> None:
+    """Write ``data`` so that a reader sees the whole old file or the whole new one, also after a crash; never wider than ``mode``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide a shared run from everybody else
+        os.chmod(temporary, mode)  # mkstemp's 0600 would hide a shared run from everybody else
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -4,7 +4,7 @@
      +-- UsageError         exit code 2: what was asked for makes no sense; nothing was started
      |    +-- ConfigError   a configuration file or override is wrong
      +-- BundleError        an exported bundle is incomplete or does not match its manifest
-     +-- StoreError         the database or the registry refused
+     +-- StoreError         the database, the registry or the shared storage refused
      +-- ClusterError     Ray, Serve or another process did not start, answer or stop
 
 The message says what was given, what is allowed and what to do. Any other exception is a defect: it keeps its traceback.
@@ -36,7 +36,7 @@ class BundleError(GaitwayError):
 
 
 class StoreError(GaitwayError):
-    """The database or the model registry refused an operation."""
+    """The database, the model registry or the shared storage refused an operation."""
 
 
 class ClusterError(GaitwayError):

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 __all__ = ["Mode", "Progress", "Task", "format_duration"]
@@ -38,11 +39,19 @@ class Task:
         self.completed = 0.0
         self.message = ""
         self.metrics: dict[str, float] = {}
+        self.table: list[list[str]] = []
         self.started_s = time.monotonic()
         self._reporter = reporter
 
-    def update(self, completed: float | None = None, message: str | None = None, **metrics: float) -> None:
-        """Set how much is done (absolute), what is going on, and the figures worth watching."""
+    def update(
+        self, completed: float | None = None, message: str | None = None, table: list[list[str]] | None = None, **metrics: float
+    ) -> None:
+        """Set how much is done (absolute), what is going on, and the figures worth watching.
+
+        ``table``, a header and rows, stands under the live line on a terminal.
+        """
+        if table is not None:
+            self.table = table
         if completed is not None:
             self.completed = completed
         if message is not None:
@@ -108,7 +117,7 @@ class Progress:
 
     def _refresh(self, task: Task) -> None:
         if self._live is not None:
-            self._live.update(Text(task.line(), no_wrap=True, overflow="ellipsis"))
+            self._live.update(_live_view(task))
             return
         now_s = time.monotonic()
         if now_s - self._last_print_s < self._interval_s:
@@ -147,3 +156,14 @@ class Progress:
 
     def _write(self, text: str) -> None:
         self._console.print(text, markup=False)
+
+
+def _live_view(task: Task) -> RenderableType:
+    line = Text(task.line(), no_wrap=True, overflow="ellipsis")
+    if not task.table:
+        return line
+    header, *rows = task.table
+    table = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # a Text: brackets in a value are no markup
+    return Group(line, table)

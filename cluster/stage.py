@@ -4,6 +4,7 @@ A stage module (``trainables.collect``, ``trainables.imitate``, ...) defines
 
 - ``Config``: its frozen pydantic model;
 - ``run(config, context) -> dict``: does the work, writes only below ``context.folder``, returns a JSON-able result;
+- where it can know early that it would fail, ``check(config)``: raises ``UsageError`` before anything is made or started;
 - ``if __name__ == "__main__": stage_main("trainables.collect")``, which gives it ``CONFIG.yaml --set a.b=c --json``.
 
 Importing a stage module must stay cheap (no torch, Ray, MLflow at import): a pipeline imports all of them to check all
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.config import Config, load_config, save_config
-from cluster.errors import GaitwayError
+from cluster.errors import GaitwayError, UsageError
 from cluster.logs import captured_output, terminal_stream
 from cluster.progress import Mode, Progress
 from cluster.settings import Settings
@@ -89,11 +91,14 @@ def run_stage_alone(
 ) -> tuple[Path, dict[str, Any]]:
     """Run one stage outside a pipeline -> (run folder, result). Its chatter goes to ``logs/<stage>.log`` in the run folder.
 
-    Raises ``ConfigError`` before anything is created, and ``GaitwayError`` naming the log when the stage fails.
+    Raises ``ConfigError`` before anything is created, and ``GaitwayError`` naming the log when the stage fails. A stage that refuses
+    (``UsageError``) before it has written anything leaves no run folder of its own.
     """
     settings = Settings.from_environment()
     module = load_stage(name)
     resolved = load_config(config, module.Config, overrides)
+    if hasattr(module, "check"):
+        module.check(resolved)
     folder = (run_folder or new_run_folder(settings, config.stem)).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     save_config(resolved, folder / "config.yaml")
@@ -106,7 +111,16 @@ def run_stage_alone(
             traceback.print_exc()  # captured: goes to the log
             if not isinstance(error, GaitwayError):
                 raise
+            if isinstance(error, UsageError) and run_folder is None and _is_untouched(folder):
+                shutil.rmtree(folder)
+                raise
             raise type(error)(f"{error} (log: {log})") from error
+
+
+def _is_untouched(folder: Path) -> bool:
+    """Whether a run got no further than its configuration and its log."""
+    files = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
+    return files <= {"config.yaml", "logs"}
 
 
 def stage_main(name: str) -> None:

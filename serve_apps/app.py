@@ -1,6 +1,7 @@
 """The Serve application: one ingress deployment whose replicas each hold every live version.
 
-Deployed by import path, ``serve_apps.app:build``; what it serves arrives as ``user_config`` (``cluster.runtime.served``).
+Deployed by import path, ``serve_apps.app:build``. What it serves is its ``user_config`` (``cluster.runtime.served``): ``gaitway serve up``
+writes it, or, for plain ``serve deploy`` with ``args``, ``build`` does.
 """
 
 from __future__ import annotations
@@ -31,6 +32,21 @@ class PolicyServer:
         await self._gateway.apply(user_config)
 
 
-def build(_arguments: dict[str, Any]) -> serve.Application:
-    """What Serve imports."""
-    return PolicyServer.bind()
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """What Serve imports.
+
+    Args:
+        arguments: empty under ``gaitway serve up``; else ``policies``, ``max_body_bytes`` and ``requests_per_s`` as in ``ServedOptions``.
+    """
+    if not arguments:
+        return PolicyServer.bind()
+    # Runs in a process of Serve's that builds applications, not in a replica: it may ask the registry.
+    from cluster.config import parse_config
+    from cluster.runtime.desired import desired_state
+    from cluster.runtime.serve_config import ServedOptions
+    from cluster.settings import Settings
+
+    options = parse_config(arguments, ServedOptions, source="args of serve_apps.app:build")
+    state = desired_state(Settings.from_environment(), options.policies, start_comparisons=True)
+    limits = {"max_body_bytes": options.max_body_bytes, "requests_per_s": options.requests_per_s}
+    return PolicyServer.options(user_config=state.model_copy(update=limits).as_user_config()).bind()

@@ -43,6 +43,7 @@ def run(config: Config, context: StageContext, stop_when: Callable[[], bool] | N
         UnreachableError: no answer for ``retry_s``.
         GaitwayError: the policy does not fit the task, or the task has no such metric.
     """
+    from cluster.store.tokens import own_token
     from trainables.envs.registry import make_robot_task
     from trainables.evaluation.fleet import Fleet
 
@@ -57,6 +58,7 @@ def run(config: Config, context: StageContext, stop_when: Callable[[], bool] | N
             policy=config.policy,
             metric=config.metric,
             episodes=config.episodes,
+            token=own_token(context.settings),
             timeout_s=config.timeout_s,
             retry_s=config.retry_s,
         )

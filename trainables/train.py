@@ -52,7 +52,7 @@ def run(config: Config, context: StageContext) -> dict[str, Any]:
     return {
         **result,
         "checkpoint_env_steps": result["env_steps"],
-        "env_steps": outcome.best.trial.env_steps,
+        "env_steps": outcome.best.trial.progress,
         **{name: last.get(name) for name in _RATES},
         "episode_return_mean": last.get("train/return"),
         "wall_s": round(time.perf_counter() - started_s, 3),

@@ -1,4 +1,4 @@
-"""``gaitway ab start | ls | status | report | promote | stop``: live comparisons."""
+"""``gaitway ab start | ls | status | report | weights | promote | stop | undo``: live comparisons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.settings import Settings
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Compare two versions on live traffic and promote the winner.", no_args_is_help=True)
+app = typer.Typer(help="Compare versions on live traffic and promote the winner.", no_args_is_help=True)
 
 ComparisonArgument = Annotated[str | None, typer.Argument(help="comparison; default: the latest", show_default=False)]
 
@@ -23,12 +23,20 @@ ComparisonArgument = Annotated[str | None, typer.Argument(help="comparison; defa
 def start(
     policy: Annotated[str, typer.Option(help="policy whose traffic is split")] = "pidog-run",
     champion: Annotated[str, typer.Option(help="version or alias in service")] = "champion",
-    challenger: Annotated[str, typer.Option(help="version or alias that wants its place")] = "challenger",
-    share: Annotated[float, typer.Option(min=0.01, max=0.99, help="share of the episodes that the challenger gets")] = 0.1,
+    challenger: Annotated[
+        list[str] | None, typer.Option(help="version or alias that wants its place; up to three; default: challenger", show_default=False)
+    ] = None,
+    share: Annotated[float, typer.Option(min=0.01, max=0.99, help="share of the episodes that the challengers get together")] = 0.1,
     metric: Annotated[str, typer.Option(help="outcome value that is compared; more is better")] = "forward_velocity_m_s",
     low: Annotated[float, typer.Option(help="lowest value that the metric can take")] = -0.5,
     high: Annotated[float, typer.Option(help="highest value that the metric can take")] = 0.5,
     alpha: Annotated[float, typer.Option(help="largest accepted probability of a wrong promotion")] = 0.05,
+    guardrail: Annotated[
+        list[str] | None,
+        typer.Option(help="what no arm may do too often: fell<=0.1, missing<=0.2, latency_p99_ms>20<=0.05; may be repeated"),
+    ] = None,
+    max_episodes: Annotated[int | None, typer.Option(min=2, help="pause without a verdict after so many; default: never")] = None,
+    auto: Annotated[str, typer.Option(help="off | recommend | promote: a verdict takes effect by itself")] = "off",
     json_: JsonOption = False,
 ) -> None:
     """Start a comparison; a running endpoint splits new episodes at once."""
@@ -38,14 +46,19 @@ def start(
     from cluster.store.registry import get_version
 
     settings = Settings.from_environment()
-    versions = [str(get_version(settings, policy, alias).version) for alias in (champion, challenger)]
-    if versions[0] == versions[1]:
-        raise UsageError(f"{champion} and {challenger} are both version {versions[0]} of {policy}; give two different ones")
+    challengers = challenger or ["challenger"]
+    versions = [str(get_version(settings, policy, alias).version) for alias in (champion, *challengers)]
+    for position, version in enumerate(versions):
+        if version in versions[:position]:
+            twins = [alias for alias, other in zip((champion, *challengers), versions, strict=True) if other == version]
+            raise UsageError(f"{' and '.join(twins)} are both version {version} of {policy}; give different ones")
+    names = ["challenger"] if len(challengers) == 1 else [f"challenger-{version}" for version in versions[1:]]
     arms = [
         {"name": "champion", "version": versions[0], "weight": 1.0 - share},
-        {"name": "challenger", "version": versions[1], "weight": share},
+        *({"name": name, "version": version, "weight": share / len(names)} for name, version in zip(names, versions[1:], strict=True)),
     ]
     values = {"policy": policy, "arms": arms, "metric": metric, "low": low, "high": high, "alpha": alpha}
+    values |= {"guardrails": [_guardrail(text) for text in guardrail or ()], "max_episodes": max_episodes, "auto": auto}
     with closing(open_database(settings)) as db:
         comparison = create_comparison(db, parse_config(values, NewComparison, source="ab start"))
     _refresh(settings)
@@ -147,6 +160,57 @@ def stop(comparison: ComparisonArgument = None, json_: JsonOption = False) -> No
         print_json(closed.model_dump(mode="json"))
     else:
         typer.echo(f"{closed.id} {closed.status}")
+
+
+@app.command()
+def weights(
+    comparison: Annotated[str, typer.Argument(help="comparison")],
+    changes: Annotated[list[str], typer.Argument(help="ARM=WEIGHT, relative to the other arms'; 0: no new episodes")],
+    reason: Annotated[str, typer.Option(help="why, for the record")] = "",
+    json_: JsonOption = False,
+) -> None:
+    """Split new episodes otherwise; the endpoint follows within a second, and every episode is counted with its own split."""
+    from cluster.store.comparisons import change_weights
+    from cluster.store.database import open_database
+    from cluster.store.tokens import local_actor
+
+    try:
+        changed = {arm: float(weight) for arm, _, weight in (change.partition("=") for change in changes)}
+    except ValueError:
+        raise UsageError(f"{' '.join(changes)}: give ARM=WEIGHT, such as challenger=0.5") from None
+    with closing(open_database(Settings.from_environment())) as db:
+        found = change_weights(db, comparison, changed, reason, local_actor())
+    if json_:
+        print_json(found.model_dump(mode="json"))
+        return
+    total = sum(arm.weight for arm in found.arms)
+    print_table(["arm", "version", "share"], [[arm.name, arm.version, f"{100 * arm.weight / total:.4g} %"] for arm in found.arms], "")
+
+
+@app.command()
+def undo(comparison: ComparisonArgument = None, json_: JsonOption = False) -> None:
+    """Give @champion back to the version that a promotion replaced, and let the endpoint follow."""
+    from cluster.store.database import open_database
+
+    settings = Settings.from_environment()
+    with closing(open_database(settings)) as db:
+        comparison_id = _id(db, comparison)
+    version = importlib.import_module("serve_apps.comparison.promotion").undo(settings, comparison_id)
+    _refresh(settings)
+    if json_:
+        print_json({"comparison_id": comparison_id, "champion": version})
+    else:
+        typer.echo(f"@champion = version {version} again")
+
+
+def _guardrail(text: str) -> dict[str, Any]:
+    """``fell<=0.1`` or ``latency_p99_ms>20<=0.05``."""
+    figure, mark, at_most = text.partition("<=")
+    name, _, above = figure.partition(">")
+    try:
+        return {"name": name.strip(), "above": float(above) if above else None, "at_most": float(at_most if mark else "")}
+    except ValueError:
+        raise UsageError(f"--guardrail {text}: give NAME<=SHARE or NAME>LIMIT<=SHARE, such as fell<=0.1") from None
 
 
 def _id(db: Any, comparison: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cluster import __version__
-from cluster.cli import ab, dataset, doctor, fleet, model, nodes, pipeline, serve, training
+from cluster.cli import ab, dataset, doctor, fleet, model, nodes, pipeline, serve, sweep, token, training
 from cluster.stage import run_app
 
 __all__ = ["app", "main"]
@@ -26,11 +26,12 @@ app.command("quickstart")(pipeline.quickstart)
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(training.train_app, name="train")
-app.add_typer(training.sweep_app, name="sweep")
+app.add_typer(sweep.app, name="sweep")
 app.add_typer(model.app, name="model")
 app.add_typer(serve.app, name="serve")
 app.add_typer(ab.app, name="ab")
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(token.app, name="token")
 app.add_typer(nodes.app, name="cluster")
 app.command("doctor")(doctor.doctor)
 

@@ -67,4 +67,4 @@ def _show(status: dict[str, Any], json_: bool) -> None:
     typer.echo(status["url"])
     rows = [[replica["replica"], replica["state"], replica["pid"]] for replica in status.get("replicas", [])]
     print_table(["replica", "state", "pid"], rows, "no replica")
-    say(f"list what it serves: curl -s {status['url']}/v1/policies")
+    say(f'list what it serves: curl -s {status["url"]}/v1/policies -H "Authorization: Bearer $(cat {status["token_file"]})"')

@@ -1,18 +1,17 @@
-"""``gaitway train start`` and ``gaitway sweep start``: one stage, here or as a Ray job."""
+"""``gaitway train``, and what starting any stage has in common: here, or as a Ray job."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cluster.cli.output import AddressOption, JsonOption, SetOption, print_json, say
 
-__all__ = ["sweep_app", "train_app"]
+__all__ = ["ConfigArgument", "RunFolderOption", "start_stage", "train_app"]
 
 train_app = typer.Typer(help="Train one policy with PPO.", no_args_is_help=True)
-sweep_app = typer.Typer(help="Search for the best policy over many trials.", no_args_is_help=True)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="YAML configuration", show_default=False)]
 RunFolderOption = Annotated[Path | None, typer.Option("--run-folder", help="continue in this run folder; default: a new one")]
@@ -27,22 +26,16 @@ def train_start(
     address: AddressOption = None,
 ) -> None:
     """Train one policy, such as configs/train/pidog.yaml."""
-    _start("trainables.train", config, set_ or [], run_folder, json_, address)
+    start_stage("trainables.train", config, set_ or [], run_folder, json_, address)
 
 
-@sweep_app.command("start")
-def sweep_start(
-    config: ConfigArgument,
-    set_: SetOption = None,
-    run_folder: RunFolderOption = None,
-    json_: JsonOption = False,
-    address: AddressOption = None,
-) -> None:
-    """Run a sweep, such as configs/sweeps/pidog_asha.yaml."""
-    _start("trainables.sweep", config, set_ or [], run_folder, json_, address)
+def start_stage(
+    stage: str, config: Path, overrides: list[str], run_folder: Path | None, json_: bool, address: str | None
+) -> dict[str, Any] | None:
+    """Run a stage and print where its result is; with an address as a Ray job, which ends this command with the job's exit code.
 
-
-def _start(stage: str, config: Path, overrides: list[str], run_folder: Path | None, json_: bool, address: str | None) -> None:
+    Returns the stage's result, None when it was printed as JSON.
+    """
     if address:
         from cluster.jobs import submit_and_follow
 
@@ -53,7 +46,8 @@ def _start(stage: str, config: Path, overrides: list[str], run_folder: Path | No
     folder, result = run_stage_alone(stage, config, overrides, run_folder, "json" if json_ else "auto")
     if json_:
         print_json({"run_folder": str(folder), **result})
-        return
+        return None
     typer.echo(str(folder))
     say(f"policy checkpoint: {result['checkpoint']}")
     say(f"continue or repeat with: gaitway {stage.rpartition('.')[2]} start {folder / 'config.yaml'} --run-folder {folder}")
+    return result

@@ -73,7 +73,7 @@ def _verdict(compare: dict[str, Any] | None) -> str:
     if report["difference"] is None:
         return f"No verdict yet: {report['reason']}"
     difference, (low, high) = report["difference"], report["interval"]
-    sure = f"{100 * (1 - report['alpha']):g} % confidence sequence {low:+.3f} to {high:+.3f}"
+    sure = f"{100 * (1 - 2 * report['alpha']):g} % confidence sequence {low:+.3f} to {high:+.3f}"
     decided, counted = report["decided_at_episode"], report["episodes"]
     episodes = f"after {counted} live episodes" + (f", decided at episode {decided}" if decided and decided != counted else "")
     if report["decision"] == "promote":
@@ -118,9 +118,11 @@ def _calls(results: dict[str, dict[str, Any]], settings: Settings) -> list[str]:
         return []
     url, policy = results["serve"]["url"], results["register"]["policy"]
     example = _example_request(results)
-    calls = [f"curl -s {url}/v1/policies/{policy}"]
+    token = f'-H "Authorization: Bearer $(cat {shlex.quote(str(settings.token_path))})"'
+    calls = [f"curl -s {url}/v1/policies/{policy} {token}"]
     if example is not None:
-        calls.append(f"curl -s {url}/v1/policies/{policy}/act -H 'Content-Type: application/json' -d @{shlex.quote(str(example))}")
+        data = f"-H 'Content-Type: application/json' -d @{shlex.quote(str(example))}"
+        calls.append(f"curl -s {url}/v1/policies/{policy}/act {token} {data}")
     return calls
 
 

@@ -68,9 +68,12 @@ def _desired_policy(settings: Settings, policy: ServedPolicyConfig, comparison: 
     found = {str(default.version): default}
     for arm in comparison.arms if comparison else ():
         found.setdefault(arm.version, get_version(settings, policy.policy, arm.version))
-    versions = {number: ServedVersion(bundle=item.path, digest=item.load().digest) for number, item in found.items()}
+    versions = {
+        number: ServedVersion(bundle=item.path, digest=item.load().digest, fetch_url=item.fetch_url) for number, item in found.items()
+    }
     split = None
     if comparison is not None:
         arms = tuple(ServedArm(name=arm.name, version=arm.version, weight=arm.weight) for arm in comparison.arms)
-        split = ServedComparison(id=comparison.id, salt=comparison.salt, arms=arms)
+        version = comparison.weights[-1].version
+        split = ServedComparison(id=comparison.id, salt=comparison.salt, arms=arms, weights_version=version)
     return ServedPolicy(versions=versions, default_version=str(default.version), comparison=split)

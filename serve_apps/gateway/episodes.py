@@ -79,14 +79,28 @@ class Ledger:
 class Episode:
     """One episode under way, as this replica remembers it."""
 
-    __slots__ = ("assignment", "sequence", "state")
+    __slots__ = ("assignment", "episode_id", "is_new", "sequence", "state")
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, episode_id: str, assignment: Assignment, is_new: bool) -> None:
+        self.episode_id = episode_id
+        self.restart(assignment)
+        self.is_new = is_new
+        """Whether no step of it has been taken, here or on another replica."""
+
+    def restart(self, assignment: Assignment) -> None:
+        """Begin on another version, as if no step had been taken."""
         self.assignment = assignment
+        self.is_new = True
         self.state: dict[str, np.ndarray] | None = None
         """Recurrent state after the last step here."""
         self.sequence: int | None = None
         """Number of that step."""
+
+    def moved_on(self, state: dict[str, np.ndarray], sequence: int | None) -> None:
+        """A step was taken."""
+        self.is_new = False
+        if state:
+            self.state, self.sequence = state, sequence
 
 
 class EpisodeTable:
@@ -116,6 +130,7 @@ class EpisodeTable:
             comparison_id=chosen.comparison_id,
             arm=chosen.arm,
             propensity=chosen.propensity,
+            weights_version=chosen.weights_version,
             robot_id=robot_id,
         )
         stored = await ledger.begin(row)
@@ -123,7 +138,8 @@ class EpisodeTable:
         known = self.find(policy.name, episode_id)
         if known is not None:
             return known
-        episode = Episode(Assignment(stored.version, stored.comparison_id, stored.arm, stored.propensity))
+        assignment = Assignment(stored.version, stored.comparison_id, stored.arm, stored.propensity, stored.weights_version)
+        episode = Episode(episode_id, assignment, is_new=stored is row)
         self._episodes[policy.name, episode_id] = episode
         if len(self._episodes) > self._capacity:
             self._episodes.popitem(last=False)

@@ -1,51 +1,69 @@
-"""The HTTP application: routes, and the state that ``reconfigure`` swaps under them.
+"""The HTTP application: routes, who may take them, and how refusals are answered.
 
-| route | |
-|---|---|
-| ``POST /v1/policies/{policy}/act`` | one step |
-| ``POST /v1/policies/{policy}/episodes/{episode_id}/outcome`` | how an episode ended |
-| ``GET /v1/policies``, ``/v1/policies/{policy}`` | what is served |
-| ``GET /v1/comparisons``, ``/v1/comparisons/{id}`` | comparisons, one's report |
-| ``GET /v2/health/live``, ``/v2/health/ready`` | is the process up; are all versions loaded and warm |
+| route | who | |
+|---|---|---|
+| ``POST /v1/policies/{policy}/act`` | robot | one step; JSON, or msgpack with arrays |
+| ``WS /v1/policies/{policy}/session`` | robot | many (``sessions``) |
+| ``POST /v1/policies/{policy}/episodes/{episode_id}/outcome`` | robot | how an episode ended |
+| ``GET /v1/policies``, ``/v1/policies/{policy}`` | robot, viewer | what is served |
+| ``GET /v1/comparisons``, ``/v1/comparisons/{id}`` | viewer | comparisons, one's report |
+| ``GET /v2``, ``/v2/models/{policy}[/versions/{v}][/ready]`` | robot, viewer | the Open Inference Protocol (``inference_protocol``) |
+| ``POST /v2/models/{policy}[/versions/{v}]/infer`` | robot | |
+| ``GET /v2/health/live``, ``/v2/health/ready`` | everybody | is the process up; are all versions loaded and warm |
+
+An admin may do all of it, an operator all that a viewer may.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-from cluster.errors import GaitwayError
-from cluster.runtime.served import ServedState
-from cluster.settings import Settings
 from cluster.store.comparisons import list_comparisons
 from cluster.store.database import Database
-from serve_apps.gateway.episodes import Episode, EpisodeTable, Ledger
+from cluster.wire.frames import pack
+from serve_apps.gateway.auth import Permission
+from serve_apps.gateway.inference_protocol import InferenceProtocol
+from serve_apps.gateway.live import Live
 from serve_apps.gateway.problems import JsonResponse, RequestProblemError, problem_response
-from serve_apps.gateway.requests import ActRequest, ObservationReader, parse_object, read_body, read_outcome, read_state
-from serve_apps.inference.policy_set import Assignment, LoadedPolicy, PolicySet, load_policies
-from serve_apps.inference.session import PolicySession
+from serve_apps.gateway.requests import ActRequest, is_msgpack, parse_body, read_body, read_outcome
+from serve_apps.gateway.sessions import SessionEndpoint, split_action
+from serve_apps.inference.policy_set import LoadedPolicy
 
 __all__ = ["Gateway"]
 
 logger = logging.getLogger(__name__)
 
+Handler = Callable[[Request], Awaitable[Response]]
+
 
 class _Application(Starlette):
-    """Starlette raises a defect again after it was answered; log it here, once, with its traceback."""
+    """Asks everybody but health checks for a token before anything else; logs a defect once, with its traceback."""
+
+    live: Live
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith("/v2/health/"):
+            try:
+                headers = dict(scope["headers"])
+                caller = await self.live.gate.admit(headers.get(b"authorization", b"").decode("latin-1"))
+                caller.spend(self.live.requests_per_s)
+            except RequestProblemError as problem:
+                await problem_response(problem)(scope, receive, send)
+                return
+            scope["gaitway.caller"] = caller
         try:
             await super().__call__(scope, receive, send)
         except Exception:
+            # Starlette raises a defect again after it was answered.
             logger.exception("a request failed: %s %s", scope.get("method"), scope.get("path"))
 
 
@@ -58,23 +76,29 @@ class Gateway:
 
     def __init__(self, replica: str = "") -> None:
         self._replica = replica
-        self._set: PolicySet | None = None
-        self._readers: dict[str, ObservationReader] = {}
-        self._refused: dict[str, str] | None = None
-        self._ledger: Ledger | None = None
-        self._episodes = EpisodeTable()
-        self._max_body_bytes = ServedState(policies={}).max_body_bytes
-        self._applying = asyncio.Lock()
+        self.live = Live()
+        models = InferenceProtocol(self.live)
         self.app = _Application(
             routes=[
-                Route("/v1/policies/{policy}/act", self._act, methods=["POST"]),
-                Route("/v1/policies/{policy}/episodes/{episode_id}/outcome", self._outcome, methods=["POST"]),
-                Route("/v1/policies", self._list_policies),
-                Route("/v1/policies/{policy}", self._describe_policy),
-                Route("/v1/comparisons", self._list_comparisons),
-                Route("/v1/comparisons/{comparison_id}", self._report),
+                _route("/v1/policies/{policy}/act", self._act, "act", "POST"),
+                WebSocketRoute("/v1/policies/{policy}/session", SessionEndpoint(self.live)),
+                _route("/v1/policies/{policy}/episodes/{episode_id}/outcome", self._outcome, "act", "POST"),
+                _route("/v1/policies", self._list_policies, "describe"),
+                _route("/v1/policies/{policy}", self._describe_policy, "describe"),
+                _route("/v1/comparisons", self._list_comparisons, "read"),
+                _route("/v1/comparisons/{comparison_id}", self._report, "read"),
                 Route("/v2/health/live", self._live),
                 Route("/v2/health/ready", self._ready),
+                _route("/v2", models.server, "describe"),
+                *(
+                    route
+                    for path in ("/v2/models/{policy}", "/v2/models/{policy}/versions/{version}")
+                    for route in (
+                        _route(path, models.metadata, "describe"),
+                        _route(f"{path}/ready", models.ready, "describe"),
+                        _route(f"{path}/infer", models.infer, "act", "POST"),
+                    )
+                ),
             ],
             exception_handlers={
                 RequestProblemError: _on_problem,
@@ -82,120 +106,80 @@ class Gateway:
                 Exception: _on_defect,
             },
         )
+        self.app.live = self.live
 
     async def apply(self, user_config: dict[str, Any]) -> None:
-        """Serve what ``user_config`` says: load and warm it in a thread, then swap it in at once.
-
-        When something in it cannot serve, a replica that serves already goes on as it is and reports the refusal in
-        ``GET /v1/policies``; one that serves nothing yet raises, so that its deployment fails with the reason.
-        """
-        async with self._applying:
-            state = ServedState.model_validate(user_config)
-            try:
-                loaded = await asyncio.to_thread(load_policies, state, self._set)
-                url = state.database_url or Settings.from_environment().gaitway_database_url
-                ledger = self._ledger if self._ledger is not None and self._ledger.database.url == url else Ledger(url)
-            except GaitwayError as error:
-                if self._set is None:
-                    raise
-                self._refused = {"generation": state.generation, "reason": str(error)}
-                logger.error("generation %s refused, %s goes on: %s", state.generation, self._set.generation, error)
-                return
-            # From here to the end nothing awaits: no request sees one without the other.
-            self._readers = {name: ObservationReader(policy.contract) for name, policy in loaded.policies.items()}
-            before, self._ledger = self._ledger, ledger
-            self._set, self._refused, self._max_body_bytes = loaded, None, state.max_body_bytes
-            if before is not None and before is not ledger:
-                before.close()
+        """Serve what ``user_config`` says; see ``Live.apply``."""
+        await self.live.apply(user_config)
 
     async def _act(self, request: Request) -> Response:
-        body = await read_body(request, self._max_body_bytes)
+        body = await read_body(request, self.live.max_body_bytes)
         name: str = request.path_params["policy"]
-        policy, ledger = self._policy(name), self._open_ledger()
-        act = ActRequest(parse_object(body))
-        observation = self._readers[name].read(act.observation)
-        episode = self._episodes.find(name, act.episode_id)
-        begins = episode is None
-        if episode is None:
-            episode = await self._episodes.begin(ledger, policy, act.episode_id, act.robot_id)
-        session, handed, sequence = policy.session(episode.assignment.version), act.state, act.sequence
-        if session is None:
-            # Its comparison is over and its version gone for good; a moving robot still needs an action.
-            episode.assignment, episode.state = Assignment(policy.default_version), None
-            session, begins = policy.versions[policy.default_version], True
-            if not isinstance(handed, dict) or handed.keys() != session.state_fields.keys():
-                handed = sequence = None
-        state = _incoming_state(session, episode, handed, sequence, begins) if session.state_fields else None
-        action, following = session.run(observation, state)
-        if not np.isfinite(action).all():
-            detail = "observation: so far from what the policy knows that its action is not finite"
-            raise RequestProblemError(422, "invalid-request", detail, "observation")
+        policy = self.live.policy(name)
+        content_type = request.headers.get("content-type", "")
+        act = ActRequest(parse_body(body, content_type))
+        observation = self.live.reader(name).read(act.observation)
+        episode = await self.live.begin(policy, act.episode_id, act.robot_id)
+        session, action = await self.live.step(policy, episode, observation, act.state, act.sequence)
         answer: dict[str, Any] = {
-            "action": _split(session, action),
+            "action": split_action(session, action),
             "version": episode.assignment.version,
             "arm": episode.assignment.arm,
             "episode_id": act.episode_id,
             "sequence": act.sequence,
         }
-        if session.state_fields:
-            episode.state, episode.sequence = following, act.sequence
-            answer["state"] = {field: value[0] for field, value in following.items()}
+        if session.state_fields and episode.state is not None:
+            answer["state"] = {field: value[0] for field, value in episode.state.items()}
+        if is_msgpack(content_type):
+            return Response(pack(answer), media_type="application/msgpack")
         return JsonResponse(answer)
 
     async def _outcome(self, request: Request) -> Response:
-        body = await read_body(request, self._max_body_bytes)
-        policy, ledger = self._policy(request.path_params["policy"]), self._open_ledger()
-        outcome = read_outcome(parse_object(body))
+        body = await read_body(request, self.live.max_body_bytes)
+        policy = self.live.policy(request.path_params["policy"])
+        outcome = read_outcome(parse_body(body, request.headers.get("content-type", "")))
         episode_id: str = request.path_params["episode_id"]
-        new = await ledger.end(policy.name, episode_id, outcome)
+        new = await self.live.end(policy.name, episode_id, outcome)
         return JsonResponse({"episode_id": episode_id, "stored": True, "repeated": not new})
 
-    async def _list_policies(self, _request: Request) -> Response:
-        loaded = self._loaded()
+    async def _list_policies(self, request: Request) -> Response:
+        loaded, mine = self.live.loaded, request.scope["gaitway.caller"].token.policies
         return JsonResponse(
             {
-                "policies": [_summary(policy) for policy in loaded.policies.values()],
+                "policies": [_summary(policy) for name, policy in loaded.policies.items() if not mine or name in mine],
                 "generation": loaded.generation,
-                "refused": self._refused,
+                "refused": self.live.refused,
                 "replica": self._replica,
             }
         )
 
     async def _describe_policy(self, request: Request) -> Response:
-        policy = self._policy(request.path_params["policy"])
+        policy = self.live.policy(request.path_params["policy"])
         contract = policy.contract
         fields = {label: [field.model_dump(mode="json") for field in getattr(contract, label)] for label in ("observation", "action")}
         return JsonResponse(_summary(policy) | fields)
 
     async def _list_comparisons(self, _request: Request) -> Response:
-        found = await self._open_ledger().read(list_comparisons)
+        found = await self.live.ledger.read(list_comparisons)
         # The salt stays here: who knows it can choose episode names that fall to the arm of his liking.
         return JsonResponse({"comparisons": [comparison.model_dump(mode="json", exclude={"salt"}) for comparison in found]})
 
     async def _report(self, request: Request) -> Response:
-        return JsonResponse(await self._open_ledger().read(_report_of, request.path_params["comparison_id"]))
+        return JsonResponse(await self.live.ledger.read(_report_of, request.path_params["comparison_id"]))
 
     async def _live(self, _request: Request) -> Response:
         return JsonResponse({"live": True})
 
     async def _ready(self, _request: Request) -> Response:
-        return JsonResponse({"ready": True, "generation": self._loaded().generation})
+        return JsonResponse({"ready": True, "generation": self.live.loaded.generation})
 
-    def _loaded(self) -> PolicySet:
-        if self._set is None:
-            raise RequestProblemError(503, "not-ready", "the policies are not loaded yet; try again")
-        return self._set
 
-    def _policy(self, name: str) -> LoadedPolicy:
-        policies = self._loaded().policies
-        if name not in policies:
-            raise RequestProblemError(404, "unknown-policy", f"no policy {name[:128]!r} here; served: {', '.join(policies)}", "policy")
-        return policies[name]
+def _route(path: str, handler: Handler, permission: Permission, method: str = "GET") -> Route:
+    async def guarded(request: Request) -> Response:
+        request.scope["gaitway.caller"].require(permission, request.path_params.get("policy"))
+        return await handler(request)
 
-    def _open_ledger(self) -> Ledger:
-        if self._ledger is None:
-            raise RequestProblemError(503, "not-ready", "the policies are not loaded yet; try again")
-        return self._ledger
+    return Route(path, guarded, methods=[method])
 
 
 def _report_of(database: Database, comparison_id: str) -> dict[str, Any]:
@@ -203,36 +187,6 @@ def _report_of(database: Database, comparison_id: str) -> dict[str, Any]:
     from serve_apps.comparison.report import report
 
     return report(database, comparison_id).to_dict()
-
-
-def _incoming_state(
-    session: PolicySession, episode: Episode, handed: Any, sequence: int | None, begins: bool
-) -> dict[str, np.ndarray] | None:
-    """Recurrent state before this step; None: zeros, the episode begins.
-
-    What the caller hands back comes first: it is right on whichever replica the step arrives. What this replica holds is used
-    when it is the state of the step before.
-    """
-    if handed is not None:
-        return read_state(handed, session.state_fields)
-    if sequence == 0 or (begins and sequence is None):
-        return None
-    follows = episode.sequence is None or sequence is None or sequence == episode.sequence + 1
-    if episode.state is not None and follows and episode.state.keys() == session.state_fields.keys():
-        return episode.state
-    raise RequestProblemError(
-        409, "state-required", "this replica does not hold the state of the step before; hand back the state that came with it", "state"
-    )
-
-
-def _split(session: PolicySession, action: np.ndarray) -> dict[str, Any]:
-    """The flat action as one array a field. Views: nothing is copied."""
-    fields, start, parts = session.contract.action, 0, {}
-    for field in fields:
-        values = action[0, start : start + field.size]
-        parts[field.name] = values.reshape(field.shape) if field.shape else float(values[0])
-        start += field.size
-    return parts
 
 
 def _summary(policy: LoadedPolicy) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 | type | status | when |
 |---|---|---|
 | ``urn:gaitway:problem:malformed-json`` | 400 | the body is not a JSON object |
+| ``urn:gaitway:problem:malformed-frame`` | 400 | the body or frame is not msgpack, or not of the compact form |
+| ``urn:gaitway:problem:unauthorized`` | 401 | no token, or one that is not valid (any more) |
+| ``urn:gaitway:problem:forbidden`` | 403 | the token's role or policies do not allow it |
 | ``urn:gaitway:problem:not-found`` | 404 | no such route |
 | ``urn:gaitway:problem:unknown-policy`` | 404 | the policy is not served |
 | ``urn:gaitway:problem:unknown-episode`` | 404 | an outcome for an episode that never acted |
@@ -12,6 +15,7 @@
 | ``urn:gaitway:problem:state-required`` | 409 | recurrent state is neither given nor held here |
 | ``urn:gaitway:problem:body-too-large`` | 413 | the body is larger than the server takes |
 | ``urn:gaitway:problem:invalid-request`` | 422 | a field is missing, unknown, too long, too short or not finite; ``field`` names it |
+| ``urn:gaitway:problem:too-many-requests`` | 429 | more than the token's limit; ``Retry-After`` says when again |
 | ``urn:gaitway:problem:internal-error`` | 500 | a defect of the server; it is in the server's log |
 | ``urn:gaitway:problem:store-unavailable`` | 503 | the database does not answer; try again |
 | ``urn:gaitway:problem:not-ready`` | 503 | the policies are not loaded yet; try again |
@@ -19,6 +23,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -28,6 +33,10 @@ __all__ = ["JsonResponse", "RequestProblemError", "problem_response"]
 
 _TITLES = {
     "malformed-json": "The body is not a JSON object",
+    "malformed-frame": "The frame cannot be read",
+    "unauthorized": "A valid token is wanted",
+    "forbidden": "The token does not allow this",
+    "too-many-requests": "Too many requests",
     "not-found": "No such route",
     "unknown-policy": "The policy is not served",
     "unknown-episode": "The episode is not known",
@@ -46,9 +55,25 @@ _TITLES = {
 class RequestProblemError(Exception):
     """A refusal that the caller is told about."""
 
-    def __init__(self, status: int, name: str, detail: str, field: str | None = None) -> None:
+    def __init__(self, status: int, name: str, detail: str, field: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.status, self.name, self.detail, self.field = status, name, detail, field
+        self.retry_after_s = retry_after_s
+
+    def document(self) -> dict[str, Any]:
+        """The problem document."""
+        content: dict[str, Any] = {
+            "type": f"urn:gaitway:problem:{self.name}",
+            "title": _TITLES[self.name],
+            "status": self.status,
+            "detail": _sayable(self.detail),
+        }
+        return content if self.field is None else content | {"field": _sayable(self.field)}
+
+
+def _sayable(text: str) -> str:
+    """JSON's escapes can make halves of characters, which no answer can carry: what somebody sent may be quoted in it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class JsonResponse(Response):
@@ -63,13 +88,9 @@ class JsonResponse(Response):
 
 def problem_response(problem: RequestProblemError) -> Response:
     """The answer for one problem."""
-    content = {
-        "type": f"urn:gaitway:problem:{problem.name}",
-        "title": _TITLES[problem.name],
-        "status": problem.status,
-        "detail": problem.detail,
-    }
-    if problem.field is not None:
-        content["field"] = problem.field
-    headers = {"Retry-After": "1"} if problem.status == 503 else None
-    return Response(orjson.dumps(content), status_code=problem.status, headers=headers, media_type="application/problem+json")
+    headers = {}
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if problem.status in (429, 503):
+        headers["Retry-After"] = str(math.ceil(problem.retry_after_s or 1.0))
+    return Response(orjson.dumps(problem.document()), problem.status, headers, media_type="application/problem+json")

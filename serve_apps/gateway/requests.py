@@ -13,9 +13,22 @@ from starlette.requests import ClientDisconnect, Request
 
 from cluster.contract import PolicyContract, TensorField
 from cluster.store.comparisons import Outcome
+from cluster.wire.frames import FrameError, unpack
 from serve_apps.gateway.problems import RequestProblemError
 
-__all__ = ["MAX_NAME_LENGTH", "ActRequest", "ObservationReader", "parse_object", "read_body", "read_outcome", "read_state"]
+__all__ = [
+    "MAX_NAME_LENGTH",
+    "ActRequest",
+    "ObservationReader",
+    "is_msgpack",
+    "parse_body",
+    "parse_msgpack",
+    "parse_object",
+    "read_body",
+    "read_name",
+    "read_outcome",
+    "read_state",
+]
 
 MAX_NAME_LENGTH = 128
 _ACT_KEYS = frozenset({"episode_id", "observation", "state", "sequence", "robot_id"})
@@ -37,6 +50,30 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     except ClientDisconnect:
         raise RequestProblemError(400, "malformed-json", "the client went away before its body was here") from None
     return b"".join(parts)
+
+
+MSGPACK_TYPES = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
+
+
+def parse_body(body: bytes, content_type: str) -> dict[str, Any]:
+    """A body as its content type says: msgpack with arrays, or JSON."""
+    return parse_msgpack(body) if is_msgpack(content_type) else parse_object(body)
+
+
+def is_msgpack(content_type: str) -> bool:
+    """Whether a content type means msgpack."""
+    return content_type.partition(";")[0].strip().lower() in MSGPACK_TYPES
+
+
+def parse_msgpack(body: bytes) -> dict[str, Any]:
+    """A msgpack map whose keys are text."""
+    try:
+        data = unpack(body)
+    except FrameError as error:
+        raise RequestProblemError(400, "malformed-frame", str(error)) from None
+    if not all(isinstance(key, str) for key in data):
+        raise RequestProblemError(400, "malformed-frame", "the map has a key that is not text")
+    return data
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -65,10 +102,10 @@ class ActRequest:
         for key in ("episode_id", "observation"):
             if key not in data:
                 raise _invalid(key, "is required and not given")
-        self.episode_id: str = _name(data["episode_id"], "episode_id")
+        self.episode_id: str = read_name(data["episode_id"], "episode_id")
         self.observation: Any = data["observation"]
         robot_id = data.get("robot_id")
-        self.robot_id: str | None = None if robot_id is None else _name(robot_id, "robot_id")
+        self.robot_id: str | None = None if robot_id is None else read_name(robot_id, "robot_id")
         sequence = data.get("sequence")
         if sequence is not None and (type(sequence) is not int or not 0 <= sequence < 1 << 53):
             raise _invalid("sequence", "must be a whole number from 0")
@@ -82,19 +119,32 @@ class ObservationReader:
     def __init__(self, contract: PolicyContract) -> None:
         self._fields = contract.observation
         self._names = frozenset(field.name for field in contract.observation)
-        self._size = contract.observation_size
+        self.size = contract.observation_size
 
     def read(self, value: Any) -> np.ndarray:
         """The observation, float32. Shape (1, observation_size). Raises ``RequestProblemError`` 422 naming the field that is wrong."""
         if isinstance(value, list):
             return self._flat(value)
         if isinstance(value, dict):
-            return self._by_field(value)
-        raise _invalid("observation", f"is a JSON {_kind(value)}; an object of fields or a flat list of {self._size} numbers is wanted")
+            return self.read_fields(value)
+        if isinstance(value, np.ndarray):
+            return self.read_numbers(value)
+        raise _invalid("observation", f"is a JSON {_kind(value)}; an object of fields or a flat list of {self.size} numbers is wanted")
+
+    def read_numbers(self, values: np.ndarray) -> np.ndarray:
+        """A flat array of numbers as an observation, float32. Shape (1, observation_size)."""
+        if values.size != self.size:
+            raise _invalid("observation", f"has {values.size} numbers; {self.size} are wanted")
+        vector = values.reshape(-1)
+        if vector.dtype != np.float32:
+            return self._flat(vector.tolist())
+        if not np.isfinite(vector).all():
+            return self._flat(vector.tolist())  # which names the field
+        return vector.reshape(1, -1)
 
     def _flat(self, values: list[Any]) -> np.ndarray:
-        if len(values) != self._size:
-            raise _invalid("observation", f"has {len(values)} numbers; {self._size} are wanted")
+        if len(values) != self.size:
+            raise _invalid("observation", f"has {len(values)} numbers; {self.size} are wanted")
         vector = _vector(values)
         if vector is None:
             # Name the contract's field and not a position in fifty numbers.
@@ -105,7 +155,8 @@ class ObservationReader:
             raise _invalid("observation", "must be finite numbers")
         return vector.reshape(1, -1)
 
-    def _by_field(self, fields: Mapping[str, Any]) -> np.ndarray:
+    def read_fields(self, fields: Mapping[str, Any]) -> np.ndarray:
+        """Fields by name as an observation, float32. Shape (1, observation_size)."""
         if unknown := sorted(set(fields) - self._names):
             raise _invalid(f"observation.{unknown[0]}", f"unknown field; known: {', '.join(field.name for field in self._fields)}")
         parts = []
@@ -117,7 +168,12 @@ class ObservationReader:
 
 
 def read_state(value: Any, fields: Mapping[str, TensorField]) -> dict[str, np.ndarray]:
-    """Recurrent state that a caller hands back, float32, each of shape (1, *field.shape). Raises ``RequestProblemError`` 422."""
+    """Recurrent state that a caller hands back, by field or as one flat array: float32, each of shape (1, *field.shape).
+
+    Raises ``RequestProblemError`` 422.
+    """
+    if isinstance(value, np.ndarray):
+        value = _split_flat(value, fields)
     if not isinstance(value, dict):
         raise _invalid("state", f"is a JSON {_kind(value)}; the object that came with the last action is wanted")
     if unknown := sorted(set(value) - set(fields)):
@@ -128,6 +184,13 @@ def read_state(value: Any, fields: Mapping[str, TensorField]) -> dict[str, np.nd
             raise _invalid(f"state.{name}", "is required and not given")
         state[name] = _numbers(value[name], field, f"state.{name}").reshape(1, *field.shape)
     return state
+
+
+def _split_flat(values: np.ndarray, fields: Mapping[str, TensorField]) -> dict[str, np.ndarray]:
+    sizes = [field.size for field in fields.values()]
+    if values.size != sum(sizes):
+        raise _invalid("state", f"has {values.size} numbers; {sum(sizes)} are wanted")
+    return dict(zip(fields, np.split(values.reshape(-1), np.cumsum(sizes)[:-1]), strict=True))
 
 
 def read_outcome(data: dict[str, Any]) -> Outcome:
@@ -145,6 +208,10 @@ def read_outcome(data: dict[str, Any]) -> Outcome:
 
 def _numbers(value: Any, field: TensorField, where: str) -> np.ndarray:
     """``value`` as flat float32; nested lists must have the field's shape, a scalar stands for one number."""
+    if isinstance(value, np.ndarray):
+        if value.shape not in (field.shape, (field.size,)):
+            raise _invalid(where, f"has shape {list(value.shape)}; {list(field.shape)} is wanted")
+        value = value.reshape(-1).tolist()
     values = value if isinstance(value, list) else [value] if field.size == 1 else None
     if values is None:
         raise _invalid(where, f"is a JSON {_kind(value)}; a list of {field.size} numbers is wanted")
@@ -181,7 +248,8 @@ def _flatten(values: Sequence[Any], shape: tuple[int, ...], where: str) -> list[
     return [item for row in values for item in _flatten(row, shape[1:], where)]
 
 
-def _name(value: Any, where: str) -> str:
+def read_name(value: Any, where: str) -> str:
+    """A name that somebody chose. Raises ``RequestProblemError`` 422."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_LENGTH or not value.isprintable():
         raise _invalid(where, f"must be text of 1 to {MAX_NAME_LENGTH} printable characters")
     return value
@@ -196,5 +264,5 @@ def _too_large(limit_bytes: int) -> RequestProblemError:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null", int: "number", float: "number"}
+    return names.get(type(value), type(value).__name__)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from cluster.bundle import Bundle
 from cluster.contract import PolicyContract
 from cluster.errors import BundleError
 from cluster.runtime.served import ServedComparison, ServedPolicy, ServedState
+from cluster.store.bundles import load_bundle
 from serve_apps.comparison.assignment import assign
 from serve_apps.inference.session import PolicySession
 
@@ -23,6 +23,7 @@ class Assignment:
     comparison_id: str | None = None
     arm: str | None = None
     propensity: float = 1.0
+    weights_version: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,27 @@ class LoadedPolicy:
 
     def assign(self, episode_id: str) -> Assignment:
         """Version of a new episode: the same for the same episode on every replica."""
-        if self.comparison is None:
+        comparison = self.comparison
+        if comparison is None:
             return Assignment(self.default_version)
-        arms = self.comparison.arms
-        index, propensity = assign(self.comparison.salt, episode_id, [arm.weight for arm in arms])
-        return Assignment(arms[index].version, self.comparison.id, arms[index].name, propensity)
+        index, propensity = assign(comparison.salt, episode_id, [arm.weight for arm in comparison.arms])
+        arm = comparison.arms[index]
+        if propensity == 1.0:
+            return Assignment(arm.version)  # nothing is compared while one arm has everything
+        return Assignment(arm.version, comparison.id, arm.name, propensity, comparison.weights_version)
+
+    def follow(self, version: int, weights: Mapping[str, float], status: str, winner: str | None) -> LoadedPolicy:
+        """The policy under its comparison's state in the database, which may be ahead of what was deployed; itself when it is not."""
+        comparison = self.comparison
+        if comparison is None:
+            return self
+        if status != "running":
+            default = winner if status == "promoted" and winner in self.versions else self.default_version
+            return replace(self, comparison=None, default_version=default)
+        if version <= comparison.weights_version:
+            return self
+        arms = tuple(arm.model_copy(update={"weight": weights[arm.name]}) for arm in comparison.arms)
+        return replace(self, comparison=comparison.model_copy(update={"arms": arms, "weights_version": version}))
 
     def session(self, version: str) -> PolicySession | None:
         """A version that is loaded, or None."""
@@ -78,7 +95,7 @@ def _load(name: str, policy: ServedPolicy, before: LoadedPolicy | None) -> Loade
         {} if before is None else {session.bundle.digest: session for session in (*before.retired.values(), *before.versions.values())}
     )
     versions = {
-        number: earlier.get(version.digest) or PolicySession(Bundle.load(version.bundle, version.digest))
+        number: earlier.get(version.digest) or PolicySession(load_bundle(version.bundle, version.digest, version.fetch_url))
         for number, version in policy.versions.items()
     }
     reference = versions[policy.default_version].contract

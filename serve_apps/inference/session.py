@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,6 +27,7 @@ class PolicySession:
         self.bundle = bundle
         self.contract = bundle.contract
         self.state_fields = {field.name: field for field in self.contract.state}
+        self.state_size = sum(field.size for field in self.contract.state)
         options = onnxruntime.SessionOptions()
         # A small network is done before a second thread has woken; a spinning idle session would burn a core.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -36,7 +38,8 @@ class PolicySession:
         except Exception as error:  # ONNX Runtime raises classes of its own that share only Exception
             raise BundleError(f"{bundle.onnx_path}: does not load: {' '.join(str(error).split())[:200]}") from None
         self._outputs = [ACTION_OUTPUT, *(f"{name}_next" for name in self.state_fields)]
-        self._check()
+        self.step_s = self._check()
+        """Seconds that one step takes here, measured while it was warmed."""
 
     def run(self, observation: np.ndarray, state: Mapping[str, np.ndarray] | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Actions of a batch.
@@ -58,8 +61,8 @@ class PolicySession:
         """State at reset: zeros, each of shape (batch_size, *field.shape)."""
         return {name: np.zeros((batch_size, *field.shape), dtype=np.float32) for name, field in self.state_fields.items()}
 
-    def _check(self) -> None:
-        """Run it, which also warms it: a graph that contradicts its contract must fail now and not under a robot."""
+    def _check(self) -> float:
+        """Run it, which also warms it: a graph that contradicts its contract must fail now and not under a robot. Returns seconds a run."""
         inputs = {item.name for item in self._session.get_inputs()}
         outputs = {item.name for item in self._session.get_outputs()}
         wanted = {OBSERVATION_INPUT, *self.state_fields}
@@ -70,8 +73,11 @@ class PolicySession:
             )
         observation = np.zeros((1, self.contract.observation_size), dtype=np.float32)
         try:
+            durations_s = []
             for _ in range(WARMING_RUNS):
+                started_s = time.perf_counter()
                 action, following = self.run(observation)
+                durations_s.append(time.perf_counter() - started_s)
         except Exception as error:  # as above
             raise BundleError(f"{self.bundle.onnx_path}: does not run: {' '.join(str(error).split())[:200]}") from None
         if action.shape != (1, self.contract.action_size):
@@ -80,6 +86,7 @@ class PolicySession:
             )
         for name, field in self.state_fields.items():
             _check_state(self.bundle, name, field, following[name])
+        return min(durations_s)
 
 
 def _check_state(bundle: Bundle, name: str, field: TensorField, value: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster.config import write_text_atomic
 
-__all__ = ["FOLDER", "PEERS_FOLDER", "REPOSITORY", "Spread", "load", "paired_ratio", "provenance", "save_section"]
+__all__ = ["FOLDER", "PEERS_FOLDER", "REPOSITORY", "Spread", "document", "load", "markdown", "paired_ratio", "provenance", "save_section"]
 
 FOLDER = Path(__file__).parent
 REPOSITORY = FOLDER.parents[1]
@@ -91,3 +91,22 @@ def _commit() -> str:
         ["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     return described.stdout.strip() or "unknown"
+
+
+def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def document(
+    heading: str, command: str, titles: Mapping[str, str], tables: Mapping[str, Callable[[dict[str, Any]], str]], results: dict[str, Any]
+) -> str:
+    """The Markdown document of all sections measured so far, in the order of ``titles``."""
+    parts = [f"# {heading}", f"Written by `{command}` from `results.json`; do not edit."]
+    for name, title in titles.items():
+        if name in results:
+            section = results[name]
+            where = f"<sub>{section['date']} · {section['cores']} cores, {section['cpu']} · commit {section['commit']}</sub>"
+            parts += [f"## {title}", tables[name](section), where]
+    return "\n\n".join(parts) + "\n"

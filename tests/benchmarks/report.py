@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tests.benchmarks import memory, sampling, scores, throughput
-from tests.benchmarks.records import Spread
+from tests.benchmarks.records import Spread, markdown
 
-__all__ = ["markdown", "render", "text"]
+__all__ = ["render", "text"]
 
 _HEADERS = {
     "throughput": ["task", "who", "setting", "env steps/s", "min–max", "ours, overlap on ÷ it", "ours, overlap off ÷ it"],
@@ -49,12 +48,6 @@ def text(name: str, section: dict[str, Any]) -> str:
     lines = [_HEADERS[name], *rows(name, section)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _provenance(section: dict[str, Any]) -> str:

@@ -20,8 +20,8 @@ from cluster.errors import GaitwayError
 from tests.benchmarks import memory, sampling, scores, throughput
 from tests.benchmarks.physics_only import METHODS, Workload, make_workload, physics_rate, plain_loop_rate
 from tests.benchmarks.processes import benchmark_environment, last_json_line, run_measured
-from tests.benchmarks.records import PEERS_FOLDER, Spread, load, paired_ratio, provenance, save_section
-from tests.benchmarks.report import markdown, render, text
+from tests.benchmarks.records import PEERS_FOLDER, Spread, load, markdown, paired_ratio, provenance, save_section
+from tests.benchmarks.report import render, text
 
 _RATES = st.lists(st.floats(1.0, 1e6), min_size=1, max_size=9)
 

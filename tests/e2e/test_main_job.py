@@ -18,6 +18,7 @@ import pytest
 from cluster.runtime.head import find_head, head_processes, stop_head
 from cluster.runtime.processes import port_owner
 from cluster.settings import Settings
+from cluster.store.tokens import own_token
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICKSTART = "configs/pipelines/quickstart.yaml"
@@ -112,9 +113,8 @@ def test_the_endpoint_stays_up_and_the_printed_request_works(own):
     settings, environment = own
     (folder,) = settings.experiments_path.iterdir()
     (example,) = folder.glob("**/request.json")
-    request = urllib.request.Request(
-        f"{settings.endpoint_url}/v1/policies/pidog-run/act", example.read_bytes(), {"Content-Type": "application/json"}
-    )
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {own_token(settings)}"}
+    request = urllib.request.Request(f"{settings.endpoint_url}/v1/policies/pidog-run/act", example.read_bytes(), headers)
     with urllib.request.urlopen(request, timeout=10) as answer:
         action = json.load(answer)["action"]["joint_position_target_rad"]
     assert len(action) == 12
@@ -156,6 +156,10 @@ def test_ray_job_submit_runs_the_sweep_on_the_running_head(own):
     [
         ("train", "start", "configs/train/pidog.yaml", "--set", "preset=debug"),
         ("train", "start", "configs/train/gymnasium_mujoco.yaml", "--set", "preset=debug"),
+        ("sweep", "start", "configs/sweeps/pidog_pbt.yaml", "--set", "preset=debug"),
+        ("sweep", "start", "configs/sweeps/pidog_pb2.yaml", "--set", "preset=debug"),
+        ("sweep", "start", "configs/sweeps/pidog_optuna.yaml", "--set", "preset=debug"),
+        ("sweep", "start", "configs/sweeps/halfcheetah_asha.yaml", "--set", "preset=debug"),
         ("pipeline", "run", "configs/pipelines/pidog_fast_runner.yaml", "--set", "preset=debug"),
         ("pipeline", "run", "configs/pipelines/motion.yaml", "--set", "preset=debug"),
         ("serve", "up", "configs/serve/local.yaml"),
@@ -167,13 +171,33 @@ def test_every_other_configuration_runs(own, arguments):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+@pytest.mark.slow
+def test_imitation_is_swept_over_what_was_collected(own):
+    settings, environment = own
+    (run_folder,) = settings.experiments_path.glob("quickstart_*")
+    chosen = f"imitation.dataset={run_folder / 'data'}"
+    arguments = ("sweep", "start", "configs/sweeps/imitation_optuna.yaml", "--set", "preset=debug", "--set", chosen)
+    done = _gaitway(environment, *arguments, "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(done.stdout)
+    assert [trial["status"] for trial in result["trials"]].count("finished") >= 1
+    assert result["metric"] == "validation/loss"
+    assert (Path(result["checkpoint"]) / "policy.json").is_file()
+
+
 def test_no_configuration_is_left_out():
     run_here = {
         QUICKSTART,
         "configs/pipelines/motion.yaml",
         "configs/pipelines/pidog_fast_runner.yaml",
         "configs/serve/local.yaml",
+        "configs/serve/production.yaml",  # test_serve_deploy.py
+        "configs/sweeps/halfcheetah_asha.yaml",
+        "configs/sweeps/imitation_optuna.yaml",
         "configs/sweeps/pidog_asha.yaml",
+        "configs/sweeps/pidog_optuna.yaml",
+        "configs/sweeps/pidog_pb2.yaml",
+        "configs/sweeps/pidog_pbt.yaml",
         "configs/train/gymnasium_mujoco.yaml",
         "configs/train/pidog.yaml",
     }

@@ -25,11 +25,13 @@ from cluster.runtime.serve_config import ServeConfig, ServedPolicyConfig, SplitC
 from cluster.runtime.served import ServedState, ServedVersion
 from cluster.runtime.serving import haproxy_processes, refresh, serve_down, serve_status, serve_up
 from cluster.settings import Settings
+from cluster.store.comparisons import active_comparison, change_weights, get_episode
 from cluster.store.database import Database
 from cluster.store.registry import get_version, register_bundle, set_alias
 from cluster.store.tables import outcomes
 from cluster.wire.client import PolicyClient
 from cluster.wire.errors import ConflictError, InvalidRequestError, NotFoundError
+from cluster.wire.session import Session
 
 pytestmark = pytest.mark.slow
 
@@ -92,8 +94,12 @@ def database(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture
 def client(endpoint: dict[str, Any]) -> Iterator[PolicyClient]:
-    with PolicyClient(endpoint["url"], "pidog-run", robot_id="r1") as client:
+    with PolicyClient(endpoint["url"], "pidog-run", robot_id="r1", token=token_of(endpoint)) as client:
         yield client
+
+
+def token_of(endpoint: dict[str, Any]) -> str:
+    return Path(endpoint["token_file"]).read_text().strip()
 
 
 OBSERVATION = np.linspace(-1, 1, 50, dtype=np.float32)
@@ -102,12 +108,12 @@ OBSERVATION = np.linspace(-1, 1, 50, dtype=np.float32)
 class Load:
     """Robots that step as fast as they can in threads of their own, a new episode every 20 steps, each with its outcome."""
 
-    def __init__(self, url: str, robots: int = 4) -> None:
+    def __init__(self, endpoint: dict[str, Any], robots: int = 4) -> None:
         self.steps: list[tuple[float, str, str, str | None]] = []
         """When, episode, version, arm."""
         self.acknowledged: list[str] = []
         self.problems: list[BaseException] = []
-        self._url, self._stop = url, threading.Event()
+        self._url, self._token, self._stop = endpoint["url"], token_of(endpoint), threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(f"load-{time.monotonic_ns()}-{k}",)) for k in range(robots)]
 
     def __enter__(self) -> Load:
@@ -128,7 +134,7 @@ class Load:
 
     def _run(self, name: str) -> None:
         try:
-            with PolicyClient(self._url, "pidog-run", retry_s=60.0) as client:
+            with PolicyClient(self._url, "pidog-run", token=self._token, retry_s=60.0) as client:
                 step = 0
                 while not self._stop.is_set():
                     episode_id = f"{name}-{step // 20}"
@@ -192,11 +198,43 @@ def test_a_replica_holds_no_training_library(endpoint: dict[str, Any]) -> None:
         assert library not in mapped
 
 
+def test_a_session_outlives_a_killed_replica_on_its_arm(endpoint: dict[str, Any], settings: Settings, database: Database) -> None:
+    """Through the real proxy: the episode, its arm and its acknowledged outcome are what they were."""
+    with Session(endpoint["url"], "pidog-run", "dog-1", token_of(endpoint), retry_s=60.0) as session:
+        episode = session.reset()
+        before = [session.act(OBSERVATION).vector for _ in range(20)]
+        (replica,) = serve_status(settings)["replicas"]
+        psutil.Process(replica["pid"]).kill()
+        after = [session.act(OBSERVATION).vector for _ in range(20)]
+        np.testing.assert_array_equal(before[0], after[-1])
+        assert session.reconnects >= 1
+        assert session.episode == episode
+        assert session.outcome(0.1, steps=40)
+    stored = get_episode(database, "pidog-run", episode.episode_id)
+    assert stored is not None
+    assert (stored.arm, stored.version, stored.robot_id) == (episode.arm, episode.version, "dog-1")
+
+
+def test_weights_and_breaches_reach_replicas_without_a_deployment(endpoint: dict[str, Any], settings: Settings, database: Database) -> None:
+    comparison = active_comparison(database, "pidog-run")
+    assert comparison is not None
+    with PolicyClient(endpoint["url"], "pidog-run", token=token_of(endpoint)) as client:
+        change_weights(database, comparison.id, {"challenger": 0.0}, "test", "test")
+        deadline_s = time.monotonic() + 5
+        while client.act(OBSERVATION, f"probe-{time.monotonic_ns()}").arm is not None:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        change_weights(database, comparison.id, {"challenger": 1.0}, "test", "test")
+        while client.act(OBSERVATION, f"probe-{time.monotonic_ns()}").arm != "challenger":
+            assert time.monotonic() < deadline_s + 5
+            time.sleep(0.02)
+
+
 def test_a_version_is_swapped_in_under_load(
     settings: Settings, endpoint: dict[str, Any], versions: dict[str, int], database: Database
 ) -> None:
     before = serve_status(settings)["generation"]
-    with Load(endpoint["url"]) as load:
+    with Load(endpoint) as load:
         load.wait_for(200)
         set_alias(settings, "pidog-run", "champion", versions["challenger"])
         changed = refresh(settings)
@@ -258,7 +296,9 @@ def test_a_fleet_and_its_outcomes_survive_a_killed_replica(settings: Settings, e
     from trainables.evaluation.fleet import Fleet
 
     task = make_task("pidog_run", 4, {"physics": {"preset": "fast"}, "max_episode_steps": 60}, seed=3, reward_terms_in_info=False)
-    fleet = Fleet(task, url=endpoint["url"], policy="pidog-run", metric="forward_velocity_m_s", episodes=12, retry_s=60.0)
+    fleet = Fleet(
+        task, url=endpoint["url"], policy="pidog-run", metric="forward_velocity_m_s", episodes=12, token=token_of(endpoint), retry_s=60.0
+    )
     killed: list[int] = []
 
     def kill_once(done: int, _line: str) -> None:
@@ -267,7 +307,7 @@ def test_a_fleet_and_its_outcomes_survive_a_killed_replica(settings: Settings, e
             psutil.Process(replica["pid"]).kill()
             killed.append(replica["pid"])
 
-    with Load(endpoint["url"], robots=2) as load:
+    with Load(endpoint, robots=2) as load:
         load.wait_for(50)
         figures = fleet.run(on_progress=kill_once)
         load.wait_for(50)
@@ -285,7 +325,7 @@ def test_a_fleet_and_its_outcomes_survive_a_killed_replica(settings: Settings, e
 def test_more_replicas_are_all_waited_for(settings: Settings, endpoint: dict[str, Any]) -> None:
     status = serve_up(settings, CONFIG.model_copy(update={"num_replicas": 2}))
     assert len(status["replicas"]) == 2
-    with Load(endpoint["url"]) as load:
+    with Load(endpoint) as load:
         load.wait_for(200)
     assert load.problems == []
 

@@ -226,6 +226,11 @@ class BatchedTask(gymnasium.vector.VectorEnv):
         self._returns[envs] = 0.0
         self._starting[envs] = False
 
+    @property
+    def episode_metric_names(self) -> tuple[str, ...]:
+        """Names of the figures that a finished episode reports."""
+        return tuple(self._metrics(np.zeros(self.num_envs, dtype=bool)))
+
     def _metrics(self, terminated: np.ndarray) -> dict[str, np.ndarray]:
         steps = np.maximum(self.episode_steps, 1)
         metrics = {

@@ -130,7 +130,8 @@ class BatchedPhysics:
             Indices of the robots whose simulation has diverged, usually none; ``state`` is then still that before the step. Shape (n,).
         """
         move = (joint_targets_rad - self.servo_target)[:, None, :]
-        np.clip(move, -self._largest_move, self._largest_move, out=self._control)
+        np.maximum(move, -self._largest_move, out=self._control)
+        np.minimum(self._control, self._largest_move, out=self._control)
         self._control += self.servo_target[:, None, :]
         self.servo_target[:] = self._control[:, -1]
         self._pool.rollout(
@@ -147,9 +148,11 @@ class BatchedPhysics:
         # A rollout stops a simulation at MuJoCo's first warning, and MuJoCo sets one that diverged back to time 0: the clock tells.
         last = self._trace[:, -1]
         missing_s = np.abs(last[:, 0] - self.state[:, 0] - self.control_dt_s)
-        whole = (missing_s < self.model.opt.timestep / 2) & np.isfinite(last).all(axis=1)
-        if not whole.all():
-            return np.flatnonzero(~whole)
+        on_time = missing_s < self.model.opt.timestep / 2
+        if not (on_time.all() and np.isfinite(last.sum())):  # one sum: looked at one by one only when something is wrong
+            whole = on_time & np.isfinite(last).all(axis=1)
+            if not whole.all():
+                return np.flatnonzero(~whole)
         self.state[:] = last
         return _NONE
 

@@ -38,7 +38,9 @@ class ActionScaling:
 
     def to_physical(self, actions: np.ndarray) -> np.ndarray:
         """``clip(offset + scale * clip(a, -1, 1), low, high)``. Shape (..., num_actions)."""
-        return np.clip(self.offset + self.scale * np.clip(actions, -1.0, 1.0), self.low, self.high)
+        # Minimum and maximum: np.clip takes three times as long on arrays of this size, and this runs every control step.
+        targets = self.offset + self.scale * np.minimum(np.maximum(actions, -1.0), 1.0)
+        return np.minimum(np.maximum(targets, self.low), self.high)
 
     def to_normalised(self, joint_targets_rad: np.ndarray) -> np.ndarray:
         """Inverse of ``to_physical`` for targets that it can produce; others are clipped to [-1, 1]. Shape (..., num_actions)."""

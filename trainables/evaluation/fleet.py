@@ -59,19 +59,29 @@ class Fleet:
         policy: policy that they call.
         metric: name of the task's episode metric that is the outcome's value.
         episodes: how many in all.
+        token: what the endpoint asks for.
         timeout_s: longest wait for one answer.
         retry_s: how long to go on trying while there is none.
     """
 
     def __init__(
-        self, task: RobotTask, *, url: str, policy: str, metric: str, episodes: int, timeout_s: float = 2.0, retry_s: float = 60.0
+        self,
+        task: RobotTask,
+        *,
+        url: str,
+        policy: str,
+        metric: str,
+        episodes: int,
+        token: str | None = None,
+        timeout_s: float = 2.0,
+        retry_s: float = 60.0,
     ) -> None:
         self._task, self._url, self._policy, self._metric, self._episodes = task, url, policy, metric, episodes
-        self._timeout_s, self._retry_s = timeout_s, retry_s
+        self._token, self._timeout_s, self._retry_s = token, timeout_s, retry_s
         run = secrets.token_hex(4)  # episodes of another run, or of this one before it was killed, have other names
         self._names = iter(f"{task.name}-{run}-{number}" for number in range(episodes))
         self._robots = [
-            _Robot(index, AsyncPolicyClient(url, policy, f"{task.robot.name}-{run}-{index}", timeout_s=timeout_s, retry_s=retry_s))
+            _Robot(index, AsyncPolicyClient(url, policy, f"{task.robot.name}-{run}-{index}", token, timeout_s, retry_s))
             for index in range(task.num_envs)
         ]
         self._latencies_s: list[float] = []
@@ -120,7 +130,7 @@ class Fleet:
     async def _check_policy(self) -> None:
         # Patience is for an endpoint that restarts under way; one that is not there at the start is said at once.
         patience_s = min(self._retry_s, _FIRST_ANSWER_S)
-        async with AsyncPolicyClient(self._url, self._policy, "fleet", timeout_s=self._timeout_s, retry_s=patience_s) as client:
+        async with AsyncPolicyClient(self._url, self._policy, "fleet", self._token, self._timeout_s, patience_s) as client:
             described = await client.describe()
         for label, fields in (("observation", self._task.observation_fields), ("action", self._task.action_fields)):
             wanted = [(item["name"], tuple(item["shape"])) for item in described[label]]

@@ -97,8 +97,11 @@ A policy bundle for `{contract.robot}`, task `{contract.task}`, one step every {
 {_field_table(contract.action)}
 ## Call the endpoint
 
+`gaitway token create ROBOT` makes the token.
+
 ```
-curl -s http://127.0.0.1:8000/v1/policies/{contract.policy}/act -H 'Content-Type: application/json' -d '{request}'
+curl -s http://127.0.0.1:8000/v1/policies/{contract.policy}/act -H "Authorization: Bearer $TOKEN" \\
+    -H 'Content-Type: application/json' -d '{request}'
 ```
 
 From Python, keeping the episode's state and retrying over a lost connection:
@@ -106,7 +109,7 @@ From Python, keeping the episode's state and retrying over a lost connection:
 ```python
 from cluster.wire.client import PolicyClient
 
-with PolicyClient("http://127.0.0.1:8000", "{contract.policy}") as robot:
+with PolicyClient("http://127.0.0.1:8000", "{contract.policy}", token=token) as robot:
     reply = robot.act(observation, episode_id="walk-1")  # a flat vector of {contract.observation_size}, or one array a field
 ```
 

@@ -17,7 +17,7 @@ from trainables.imitation.config import ImitationConfig
 from trainables.imitation.fitting import Fit, make_fit
 from trainables.imitation.frames import Frames, gather_frames
 
-__all__ = ["STATE_FILE", "TrainSpec", "load_state", "train_loop_per_worker"]
+__all__ = ["STATE_FILE", "TrainSpec", "hold_out", "load_state", "train_loop_per_worker"]
 
 STATE_FILE = "fits.pt"
 VALIDATION_SHARE = 0.2  # of every episode, where no whole episode can be held out
@@ -49,10 +49,7 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     batches = ray.train.get_dataset_shard("frames").iter_batches(batch_size=None, batch_format="numpy")
     frames = gather_frames(batches, spec.scaling)
-    if spec.validation_episodes:
-        train, validation = frames.of_episodes(spec.train_episodes), frames.of_episodes(spec.validation_episodes)
-    else:
-        train, validation = frames.cut(VALIDATION_SHARE)
+    train, validation = hold_out(frames, spec)
     states = _resume()
     for name in config.models:
         fit = _start(name, spec, train, validation, states.get(name))
@@ -63,6 +60,13 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
                 states[name] = fit.state_dict()
                 _report(name, fit, fit.history[reported:], states)
                 reported = fit.epoch
+
+
+def hold_out(frames: Frames, spec: TrainSpec) -> tuple[Frames, Frames]:
+    """Frames to train on and to validate on."""
+    if spec.validation_episodes:
+        return frames.of_episodes(spec.train_episodes), frames.of_episodes(spec.validation_episodes)
+    return frames.cut(VALIDATION_SHARE)
 
 
 def load_state(folder: Path) -> dict[str, dict[str, Any]]:

@@ -36,9 +36,9 @@ RUN_FILE = ".training.json"
 def run_stage(config: ImitationConfig, context: StageContext) -> dict[str, Any]:
     """See ``trainables.imitate.run``."""
     info = load_info(config.dataset or Path(context.result("collect", "dataset")))
-    task = _task_of(info)
+    task = task_of(info)
     try:
-        spec = _spec(config, info, task)
+        spec = make_spec(config, info, task)
     finally:
         task.close()
     folder = context.folder / "imitation_model"
@@ -88,7 +88,8 @@ def run_stage(config: ImitationConfig, context: StageContext) -> dict[str, Any]:
     }
 
 
-def _task_of(info: DatasetInfo) -> RobotTask:
+def task_of(info: DatasetInfo) -> RobotTask:
+    """The task that a dataset was made on. Raises ``GaitwayError`` when it does not say."""
     if not info.gaitway.get("task"):
         raise GaitwayError(
             f"{info.path}: does not say which task its observations belong to (no meta/gaitway.json); "
@@ -97,7 +98,7 @@ def _task_of(info: DatasetInfo) -> RobotTask:
     return make_robot_task(info.gaitway["task"], 1, info.gaitway.get("task_config") or {})
 
 
-def _spec(config: ImitationConfig, info: DatasetInfo, task: RobotTask) -> TrainSpec:
+def make_spec(config: ImitationConfig, info: DatasetInfo, task: RobotTask) -> TrainSpec:
     """What the workers are told, after checking that dataset, task and configuration fit together."""
     info.check_columns(COLUMNS)
     for column, size in (("observation.state", task.observation_size), ("action", task.action_size)):
@@ -151,6 +152,13 @@ def _log(run: TrackedRun, model: str, rows: list[dict[str, float]]) -> None:
 
 def _save(model: str, state: dict[str, Any], config: ImitationConfig, info: DatasetInfo, folder: Path, run_id: str) -> str:
     """Write the best weights as a policy checkpoint and return its folder."""
+    target = folder / FOLDERS[model]
+    save_best(model, state, config, info, target, {"run_id": run_id})
+    return str(target)
+
+
+def save_best(model: str, state: dict[str, Any], config: ImitationConfig, info: DatasetInfo, target: Path, extra: dict[str, Any]) -> None:
+    """Write the best weights of a fit's state as a policy checkpoint; ``extra`` goes into its metadata."""
     policy = build_policy(state["architecture"])
     policy.load_state_dict(state["best"])
     section: MlpConfig | LstmConfig = getattr(config, model)
@@ -161,13 +169,11 @@ def _save(model: str, state: dict[str, Any], config: ImitationConfig, info: Data
         "dataset": str(info.path),
         "dataset_digest": info.digest or "",
         "dataset_tasks": list(info.tasks),
-        "run_id": run_id,
         "seed": config.seed,
         "validation_loss": state["best_loss"],
         "epochs": state["epoch"],
         "best_epoch": state["best_epoch"],
         "config": section.model_dump(mode="json"),
+        **extra,
     }
-    target = folder / FOLDERS[model]
     save_policy(policy, target, metadata)
-    return str(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,8 @@ class GaitwayPPO(PPO):
         super().load_checkpoint(checkpoint_dir)
         self._source.forget()
         self._weights = self._sampling_weights()
+        env_steps = int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
+        self.env_runner_group.foreach_env_runner(functools.partial(BatchedEnvRunner.begin_anew, env_steps=env_steps))
 
     def _sampling_weights(self) -> dict[str, Any]:
         return next(iter(self.learner_group.foreach_learner(lambda learner: learner.sampling_weights()))).get()

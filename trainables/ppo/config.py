@@ -80,7 +80,7 @@ class PPOConfig(Config):
     micro_batch_size: int | Literal["auto"] | None = Field(
         None, description="rows per forward and backward pass, gradients accumulated to a minibatch; auto: halved while memory runs out"
     )
-    compile: bool = Field(False, description="torch.compile of the loss; half a minute at the start, for long runs on a GPU")
+    compile: bool = Field(False, description="torch.compile of the loss; a minute at the start, for long runs on a GPU")
     torch_threads: int = Field(1, ge=1, description="torch threads in the trial's process")
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -70,6 +71,8 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         torch.set_num_threads(settings.torch_threads)
         self.make_env()
         self.make_module()
+        if self.worker_index and ray.get_runtime_context().was_current_actor_reconstructed:
+            self.begin_anew(secrets.randbits(62))  # in the place of one that died; how far the run is, it cannot know
 
     # Building ------------------------------------------------------------------------------------------------------------
 
@@ -80,6 +83,20 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
             self.env.close()
         seed = settings.seed * _SEED_STRIDE + 101 * (self.worker_index or 0)
         self.env = make_vector_task(settings.task, self.num_envs, settings.model_dump(mode="json")["task_config"], seed)
+        self._begin_episodes(seed)
+
+    def begin_anew(self, env_steps: int) -> None:
+        """Go on, in a run restored at ``env_steps``, with other episodes and noise than a new run begins with.
+
+        With the same ones, a trial that is often paused, as under population-based training, would train on the same few again and again.
+        """
+        if self.env is None:
+            return
+        seed = int(np.random.SeedSequence([self.config.settings.seed, self.worker_index or 0, env_steps]).generate_state(1)[0] >> 1)
+        self._generator.manual_seed(seed)
+        self._begin_episodes(seed)
+
+    def _begin_episodes(self, seed: int) -> None:
         self._observations, _ = self.env.reset(seed=seed)
         self._episodes = EpisodeBuilder(self.num_envs, self.env.single_observation_space, self.env.single_action_space)
         self._resetting = np.zeros(self.num_envs, dtype=bool)

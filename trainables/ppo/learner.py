@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_OPTIMIZER, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from torch import Tensor, distributed
 
@@ -33,6 +33,8 @@ from trainables.ppo.steps import AutogradStep, DirectStep, LossWeights
 __all__ = ["PPOLearner"]
 
 Weights = dict[str, np.ndarray]
+_SHUFFLE, _LEARNING_RATE = "shuffle_generator", "configured_learning_rate"
+"""Keys of our own in the learner's state."""
 
 
 class PPOLearner(TorchLearner):
@@ -69,6 +71,26 @@ class PPOLearner(TorchLearner):
         self._flat = flatten_parameters(list(self._module[module_id].parameters()))
         optimizer = torch.optim.Adam([self._flat], lr=config.settings.learning_rate, eps=1e-5, fused=True)
         self.register_optimizer(module_id=module_id, optimizer=optimizer, params=[self._flat])
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state; with the optimizer also what a restored run needs to shuffle, and to step, as this one would."""
+        state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+        if COMPONENT_OPTIMIZER in state:
+            state[_SHUFFLE] = self._generator.get_state().numpy().tobytes()
+            state[_LEARNING_RATE] = self.config.settings.learning_rate
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See ``get_state``. An adapted step size goes on; under a configuration with another ``learning_rate`` it starts from that one.
+
+        The latter is a population-based clone: its explored learning rate holds from the first update on.
+        """
+        super().set_state(state)
+        if _SHUFFLE in state:
+            self._generator.set_state(torch.frombuffer(bytearray(state[_SHUFFLE]), dtype=torch.uint8))
+        configured = self.config.settings.learning_rate
+        if state.get(_LEARNING_RATE, configured) != configured:
+            self.get_optimizer(DEFAULT_MODULE_ID).param_groups[0]["lr"] = configured
 
     def compute_loss_for_module(self, **kwargs: Any) -> Tensor:
         """RLlib's hook; this learner has one loop of its own."""

@@ -1,53 +1,32 @@
-"""What a sweep is: a PPO configuration, what varies in it, who is stopped when, and what counts as best. Imports no Ray."""
+"""What a sweep is: a training configuration, what varies in it, who is stopped when, and what counts as best. Imports no Ray."""
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from cluster.config import Config, parse_config
+from cluster.config import Config
 from cluster.errors import ConfigError
+from trainables.imitation.config import ImitationConfig
 from trainables.ppo.config import PPOConfig
+from trainables.sweeps.choices import (
+    AshaConfig,
+    BayesOptConfig,
+    GridConfig,
+    OptunaConfig,
+    Pb2Config,
+    PbtConfig,
+    RandomConfig,
+    Scheduler,
+    Searcher,
+    kind_or_mapping,
+)
+from trainables.sweeps.custom import CustomConfig
+from trainables.sweeps.domain import Domain
+from trainables.sweeps.swept import Swept, apply_sample
 
-__all__ = ["AshaConfig", "Bound", "Domain", "SweepConfig", "apply_sample", "sample_default"]
-
-
-class Domain(Config):
-    """Where one parameter is drawn from; exactly one of the forms."""
-
-    uniform: tuple[float, float] | None = Field(None, description="evenly between low and high")
-    loguniform: tuple[float, float] | None = Field(None, description="evenly between low and high on a logarithmic scale")
-    choice: tuple[Any, ...] | None = Field(None, min_length=1, description="one of these values")
-    randint: tuple[int, int] | None = Field(None, description="a whole number from low up to, not including, high")
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Domain:
-        given = {name: value for name, value in self if value is not None}
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of uniform, loguniform, choice, randint (given: {', '.join(given) or 'none'})")
-        name, value = next(iter(given.items()))
-        if name != "choice" and not value[0] < value[1]:
-            raise ValueError(f"{name} needs low < high, given {list(value)}")
-        if name == "loguniform" and value[0] <= 0:
-            raise ValueError(f"loguniform needs low > 0, given {list(value)}")
-        return self
-
-    @property
-    def example(self) -> Any:
-        """A value in the domain, to check that the parameter exists and takes it."""
-        for _, value in self:
-            if value is not None:
-                return value[0]
-        raise AssertionError("a domain has one form")
-
-
-class AshaConfig(Config):
-    """Asynchronous successive halving (Li et al. 2020)."""
-
-    grace_period_env_steps: int = Field(50_000, ge=1, description="no trial is stopped before this many environment steps")
-    reduction_factor: float = Field(3.0, gt=1, description="one in this many trials passes each rung")
+__all__ = ["Bound", "StopConfig", "SweepConfig"]
 
 
 class Bound(Config):
@@ -63,79 +42,125 @@ class Bound(Config):
         return below + above
 
 
-class SweepConfig(Config):
-    """One sweep of PPO trials under ASHA."""
+class StopConfig(Config):
+    """When to stop besides the budget."""
 
-    ppo: PPOConfig = Field(default_factory=PPOConfig, description="what all trials share; total_env_steps is the budget of each")
+    figures: dict[str, Bound] = Field(default_factory=dict, description="a trial ends once all these figures are within bounds")
+    patience: int | None = Field(None, ge=1, description="a trial ends after this many reports without a better score")
+    target: float | None = Field(None, description="the whole sweep ends as soon as one trial's metric gets here")
+
+
+class SweepConfig(Config):
+    """One sweep of trials under Ray Tune. What is swept: ``ppo`` (the default), ``imitation`` or ``custom``."""
+
+    ppo: PPOConfig | None = Field(None, description="what all PPO trials share; total_env_steps is the budget of each")
+    imitation: ImitationConfig | None = Field(None, description="what all imitation trials share; its first model is trained")
+    custom: CustomConfig | None = Field(None, description="a Tune trainable of your own")
     search_space: dict[str, Domain] = Field(
-        default_factory=dict, description="dotted PPO parameter, such as learning_rate or task_config.reward.energy -> domain"
+        default_factory=dict, description="dotted parameter, such as learning_rate or task_config.reward.energy -> domain"
     )
-    metric: str = Field("evaluation/return", description="reported figure that ranks checkpoints and trials")
-    mode: Literal["max", "min"] = Field("max", description="whether more of the metric is better")
+    metric: str | None = Field(
+        None, description="figure that ranks trials; null: evaluation/return of PPO, validation/loss of imitation, objective of custom"
+    )
+    mode: Literal["max", "min"] | None = Field(None, description="whether more of it is better; null: what fits the default metric")
     constraints: dict[str, Bound] = Field(
         default_factory=dict,
         description="figures that a good checkpoint must keep within bounds; one that does not ranks below all that do",
     )
-    num_trials: int = Field(4, ge=1, description="trials; the first runs the configuration as written")
-    scheduler: AshaConfig | None = Field(default_factory=AshaConfig, description="early stopping; null: every trial runs to its end")
+    scheduler: Scheduler = Field(default_factory=AshaConfig, description="who is stopped or cloned when")
+    searcher: Searcher = Field(default_factory=RandomConfig, description="who proposes configurations")
+    num_trials: int = Field(4, ge=1, description="configurations to try; grid tries all of its own instead")
+    seeds_per_configuration: int = Field(1, ge=1, description="trials of each configuration, which differ in their seed only")
+    first_trial_as_written: bool = Field(True, description="the first configuration is the one written here, before any is drawn")
     max_concurrent_trials: int | None = Field(None, ge=1, description="trials at a time; null: as many as the CPUs allow")
-    cpus_per_trial: float = Field(1.0, gt=0, description="CPUs of a trial's own process; env runners come on top, one each")
+    cpus_per_trial: float = Field(1.0, gt=0, description="CPUs of a trial's own process; env runners and learners come on top")
     max_failures: int = Field(1, ge=0, description="how often a trial is restarted from its last checkpoint after a failure")
     time_budget_s: float | None = Field(None, gt=0, description="stop all trials after this long; the best checkpoint so far counts")
-    seed: int = Field(0, ge=0, description="seed of the search; the trials themselves use ppo.seed")
+    work_budget: int | None = Field(None, ge=1, description="stop when all trials together did this many env steps (epochs of imitation)")
+    stop: StopConfig = Field(default_factory=StopConfig, description="stop rules besides the budgets")
+    warm_start: str | None = Field(
+        None, description="policy that PPO trials start from: a policy folder, a run folder, or models:/NAME/VERSION or models:/NAME@ALIAS"
+    )
+    storage: str | None = Field(
+        None,
+        description="folder or URL that all nodes reach, for trials' checkpoints; null: the run folder on one machine, "
+        "GAITWAY_STORAGE_PATH on several",
+    )
+    seed: int = Field(0, ge=0, description="seed of the search; the trials themselves use their own configuration's")
+
+    @field_validator("scheduler", "searcher", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return kind_or_mapping(value)
+
+    @property
+    def swept(self) -> Swept:
+        """What all trials share, and how a trial is made of it."""
+        return Swept.of(self.ppo or self.imitation or self.custom or PPOConfig())
+
+    @property
+    def metric_name(self) -> str:
+        """The metric, its default resolved."""
+        return self.metric or self.swept.metric
+
+    @property
+    def direction(self) -> str:
+        """``max`` or ``min``, its default resolved."""
+        return self.mode or ("max" if self.metric else self.swept.mode)
+
+    @property
+    def total_trials(self) -> int:
+        """Trials of the whole sweep, seeds counted one by one."""
+        configurations = self.num_trials
+        if isinstance(self.searcher, GridConfig):
+            configurations = 1
+            for domain in self.search_space.values():
+                configurations *= len(domain.choice or ())
+        return configurations * self.seeds_per_configuration
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:
-        if self.scheduler and self.scheduler.grace_period_env_steps > self.ppo.total_env_steps:
-            raise ValueError(
-                f"scheduler.grace_period_env_steps {self.scheduler.grace_period_env_steps} must not be above "
-                f"ppo.total_env_steps {self.ppo.total_env_steps}"
-            )
+        given = [name for name in ("ppo", "imitation", "custom") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of ppo, imitation, custom (given: {', '.join(given)})")
+        swept = self.swept
         for path, domain in self.search_space.items():
             try:
-                apply_sample(self.ppo, {path: domain.example})
+                apply_sample(swept.base, {path: domain.example})
             except ConfigError as error:
                 raise ValueError(f"search_space.{path}: {error}") from None
-        if self.num_trials > 1 and not self.search_space:
+        if not self.search_space and self.num_trials > 1:
             raise ValueError("search_space is empty: several trials would be the same; name parameters to vary, or set num_trials: 1")
+        if self.warm_start and not isinstance(swept.base, PPOConfig):
+            raise ValueError("warm_start is for PPO trials")
+        self._check_scheduler(swept)
+        self._check_searcher()
         return self
 
+    def _check_scheduler(self, swept: Swept) -> None:
+        for name in ("grace_period", "perturbation_interval"):
+            value = getattr(self.scheduler, name, None)
+            if value is not None and value > swept.budget:
+                raise ValueError(f"scheduler.{name} {value} must not be above a trial's budget of {swept.budget} {swept.unit}")
+        if isinstance(self.scheduler, (PbtConfig, Pb2Config)):
+            kind = self.scheduler.kind
+            if not isinstance(self.searcher, RandomConfig):
+                raise ValueError(f"scheduler {kind} explores by itself: it needs searcher random, given {self.searcher.kind}")
+            if self.total_trials < 2 or not self.search_space:
+                raise ValueError(f"scheduler {kind} needs a population of at least 2 trials and a search_space")
+            if self.seeds_per_configuration > 1:
+                raise ValueError(f"scheduler {kind} changes configurations as it goes: seeds_per_configuration must be 1")
+        if isinstance(self.scheduler, Pb2Config):
+            discrete = [path for path, domain in self.search_space.items() if domain.choice is not None]
+            if discrete:
+                raise ValueError(f"scheduler pb2 models continuous parameters only; {discrete[0]} is a choice: use pbt, or leave it out")
 
-def apply_sample(ppo: PPOConfig, sample: dict[str, Any]) -> PPOConfig:
-    """``ppo`` with the dotted parameters of one trial. Raises ``ConfigError`` for an unknown parameter or a value out of range."""
-    data = ppo.model_dump(mode="python")
-    for path, value in sample.items():
-        head, *rest = path.split(".")
-        if head not in PPOConfig.model_fields:
-            near = difflib.get_close_matches(head, PPOConfig.model_fields, n=1)
-            raise ConfigError(f"unknown parameter {path!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        node, key = data, head
-        for part in rest:
-            node = node.setdefault(key, {})
-            key = part
-            if not isinstance(node, dict):
-                raise ConfigError(f"unknown parameter {path!r}: {head} has no keys")
-        node[key] = value
-    resolved = parse_config(data, PPOConfig, source="trial")
-    _task_config(resolved)
-    return resolved
-
-
-def sample_default(ppo: PPOConfig, path: str) -> Any:
-    """The value of a dotted parameter as written or as its default; None when it has none."""
-    value: Any = ppo
-    for part in path.split("."):
-        if isinstance(value, PPOConfig) and part == "task_config":
-            value = _task_config(value)
-        elif isinstance(value, dict):
-            value = value.get(part)
-        else:
-            value = getattr(value, part, None)
-    return value
-
-
-def _task_config(ppo: PPOConfig) -> Any:
-    """The task's own configuration with its defaults, checked."""
-    from trainables.envs.vector import validate_task_config
-
-    return validate_task_config(ppo.task, ppo.task_config)
+    def _check_searcher(self) -> None:
+        for path, domain in self.search_space.items():
+            if isinstance(self.searcher, GridConfig) and domain.choice is None:
+                raise ValueError(f"searcher grid tries every value: search_space.{path} must be a choice")
+            if isinstance(self.searcher, BayesOptConfig) and domain.uniform is None:
+                raise ValueError(f"searcher bayesopt takes uniform domains only: search_space.{path} is another; use optuna")
+            numeric = domain.choice is None or not any(isinstance(value, (list, dict)) for value in domain.choice)
+            if isinstance(self.searcher, OptunaConfig) and not numeric:
+                raise ValueError(f"searcher optuna takes choices of numbers, words and booleans: search_space.{path} holds others")

@@ -1,54 +1,34 @@
-"""The outcome of a sweep: every trial's record, and the best trial at its best checkpoint."""
+"""The best trial at its best checkpoint, and a copy of it that is never half."""
 
 from __future__ import annotations
 
 import math
 import os
+import posixpath
 import shutil
+import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-__all__ = ["BestCheckpoint", "CheckpointRecord", "TrialRecord", "copy_folder_atomic", "select_best"]
+from cluster.storage import Storage
+from trainables.sweeps.records import TrialRecord
+
+__all__ = ["POLICY_FOLDER", "BestCheckpoint", "CheckpointRecord", "copy_folder_atomic", "copy_policy", "select_best"]
+
+POLICY_FOLDER = "policy"
+"""Where a checkpoint keeps the policy that evaluation and export read."""
 
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """A checkpoint that is on disk."""
+    """A checkpoint that is still there."""
 
     path: str
-    env_steps: int
+    progress: int
     score: float
     value: float | None
     """The sweep's metric at this checkpoint; None while no training episode has ended."""
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """What one trial did."""
-
-    trial_id: str
-    status: str
-    """finished | stopped early | failed | unfinished"""
-    sample: dict[str, Any]
-    env_steps: int = 0
-    last_value: float | None = None
-    best_value: float | None = None
-    """The metric at the best report, which need not be the last."""
-    best_env_steps: int | None = None
-    error: str | None = None
-    warm_start_error: float | None = None
-    """Largest action difference between the warm-start policy and the trial's own before training; normalised units."""
-    last_figures: dict[str, float] = field(default_factory=dict)
-    """Every figure of the last report."""
-    checkpoints: tuple[CheckpointRecord, ...] = field(default=())
-
-    def as_json(self) -> dict[str, Any]:
-        """For the stage's result; checkpoints and the last report are left out."""
-        record = asdict(self)
-        del record["checkpoints"], record["last_figures"]
-        return record
 
 
 @dataclass(frozen=True)
@@ -59,16 +39,27 @@ class BestCheckpoint:
     checkpoint: CheckpointRecord
 
 
-def select_best(trials: Iterable[TrialRecord]) -> BestCheckpoint | None:
+def select_best(trials: Iterable[tuple[TrialRecord, Iterable[CheckpointRecord]]]) -> BestCheckpoint | None:
     """The checkpoint with the highest score over all trials and all their checkpoints; None when there is none.
 
-    A failed trial's checkpoints count: what they scored was measured. Of equal scores the one with fewer environment steps wins,
-    then the lower trial id, so that the choice does not depend on the order of arrival.
+    A failed trial's checkpoints count: what they scored was measured. Of equal scores the one with less progress wins, then the lower
+    trial id, so that the choice does not depend on the order of arrival.
     """
     candidates = [
-        BestCheckpoint(trial, checkpoint) for trial in trials for checkpoint in trial.checkpoints if not math.isnan(checkpoint.score)
+        BestCheckpoint(trial, checkpoint) for trial, checkpoints in trials for checkpoint in checkpoints if not math.isnan(checkpoint.score)
     ]
-    return min(candidates, key=lambda best: (-best.checkpoint.score, best.checkpoint.env_steps, best.trial.trial_id), default=None)
+    return min(candidates, key=lambda best: (-best.checkpoint.score, best.checkpoint.progress, best.trial.trial_id), default=None)
+
+
+def copy_policy(storage: Storage, checkpoint: str, destination: Path) -> None:
+    """Bring the policy inside a checkpoint, wherever the storage is, into a local folder; whole or not at all."""
+    if storage.is_local:
+        copy_folder_atomic(Path(checkpoint) / POLICY_FOLDER, destination)
+        return
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as arriving:
+        inside = posixpath.relpath(posixpath.join(checkpoint, POLICY_FOLDER), storage.root)
+        storage.download_folder(inside, arriving)
+        copy_folder_atomic(Path(arriving), destination)
 
 
 def copy_folder_atomic(source: Path, destination: Path) -> None:

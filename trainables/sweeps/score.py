@@ -25,14 +25,14 @@ def score(figures: Mapping[str, float], config: SweepConfig) -> float:
 
     Raises ``UsageError`` when the metric or a constrained figure is not among the figures: it would never be.
     """
-    for name in (config.metric, *config.constraints):
+    for name in (config.metric_name, *config.constraints):
         if name not in figures:
             if name.startswith("train/") and not any(key.startswith("train/") for key in figures):
                 return -math.inf  # no episode has ended yet
             known = ", ".join(sorted(key for key in figures if key.startswith(("evaluation/", "train/"))))
             raise UsageError(f"{name!r} is never reported; known: {known}")
     violation = sum(bound.violation(figures[name]) for name, bound in config.constraints.items())
-    value = figures[config.metric] if config.mode == "max" else -figures[config.metric]
+    value = figures[config.metric_name] * (1 if config.direction == "max" else -1)
     if math.isnan(value) or math.isnan(violation):
         return -math.inf
     # By how much constraints are broken decides among those that break them; the metric no longer matters there.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,15 @@ import pytest
 
 from cluster.config import load_config, parse_config
 from cluster.errors import ConfigError, UsageError
-from cluster.runtime.processes import ProcessRecord, end_processes, haproxy_available, haproxy_folder, port_owner, serve_environment
+from cluster.runtime.processes import (
+    ProcessRecord,
+    end_processes,
+    haproxy_available,
+    haproxy_folder,
+    port_owner,
+    serve_environment,
+    spawn_detached,
+)
 from cluster.runtime.serve_api import last_line
 from cluster.runtime.serve_config import ServeConfig
 from cluster.settings import Settings
@@ -46,6 +57,23 @@ def test_a_process_that_does_not_listen_to_reason_is_killed() -> None:
         popen.stdout.readline()
         assert end_processes([psutil.Process(popen.pid)], timeout_s=0.2) == 1
         assert not psutil.pid_exists(popen.pid)
+
+
+def test_a_detached_process_holds_nothing_of_its_caller(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code = "import os, time; print(os.getsid(0) == os.getpid(), flush=True); time.sleep(60)"
+        process = spawn_detached([sys.executable, "-c", code], dict(os.environ), tmp_path / "logs" / "out.log")
+    try:
+        with (tmp_path / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        deadline_s = time.monotonic() + 10.0
+        while "True" not in (tmp_path / "logs" / "out.log").read_text():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+    finally:
+        end_processes([process])
 
 
 def test_who_holds_a_port() -> None:

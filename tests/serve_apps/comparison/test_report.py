@@ -28,7 +28,7 @@ Play = Callable[..., list[str]]
 def test_before_the_first_episode_there_is_nothing_to_say(db: Database, comparison: Comparison) -> None:
     found = report(db, comparison.id)
     assert (found.decision, found.decided_at_episode, found.winner, found.difference) == ("inconclusive", None, None, None)
-    assert (found.e_value, found.e_value_champion, found.e_threshold) == (1.0, 1.0, 40.0)
+    assert (found.e_value, found.e_value_champion, found.e_threshold) == (1.0, 1.0, 20.0)
     assert found.interval == (-1.0, 1.0)
     assert [(arm.mean, arm.interval, arm.episodes) for arm in found.arms] == [(None, (-0.5, 0.5), 0)] * 2
     assert "inconclusive" in found.to_text()
@@ -50,7 +50,7 @@ def test_a_better_challenger_is_promoted_with_its_figures(db: Database, comparis
         assert arm.falls == sum(value < 0 for value in values[arm.name])
     assert found.difference == pytest.approx(np.mean(values["challenger"]) - np.mean(values["champion"]))
     assert 0 < found.interval[0] < 0.25 < found.interval[1]
-    assert found.e_value >= 40
+    assert found.e_value >= 20
 
 
 def test_the_report_is_the_test_on_the_ledger_in_metric_units(db: Database, comparison: Comparison, play: Play) -> None:
@@ -161,8 +161,8 @@ def test_the_report_reads_as_a_table_and_as_json(db: Database, comparison: Compa
     assert lines[1].split()[:6] == ["arm", "version", "weight", "episodes", "missing", "falls"]
     assert lines[3].startswith("challenger  2        0.5")
     assert lines[4].startswith("difference in forward_velocity_m_s: +0.2")
-    assert "95 % interval [" in lines[4]
-    assert "40 decides" in lines[5]
+    assert "90 % interval [" in lines[4]
+    assert "20 decides" in lines[5]
     assert lines[6].startswith("decision: promote (challenger (version 2) is better at alpha 0.05; episode ")
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from cluster.bundle import verify
 from cluster.runtime.served import ServedArm, ServedComparison, ServedPolicy, ServedState, ServedVersion
 from cluster.settings import Settings
 from cluster.store.comparisons import Arm, Comparison, NewComparison, create_comparison
 from cluster.store.database import Database
+from cluster.store.tokens import Role, create_token
 from serve_apps.gateway.gateway import Gateway
 
 
@@ -33,14 +36,19 @@ class Site:
             self.database, NewComparison(policy="pidog-run", arms=arms, metric="forward_velocity_m_s", low=-0.5, high=0.5)
         )
         transport = httpx.ASGITransport(app=self.gateway.app)
-        self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://test", headers=self.header("admin"))
+
+    def header(self, role: Role, **options: Any) -> dict[str, str]:
+        """Headers of a new token."""
+        return {"Authorization": f"Bearer {create_token(self.database, role, role, actor='test', **options)[1]}"}
 
     def state(self, versions: str = "12", default: str = "1", comparison: Comparison | None = None, **changes: Any) -> ServedState:
         served = {number: ServedVersion(bundle=self.bundles[number], digest=verify(self.bundles[number])) for number in versions}
         split = None
         if comparison is not None:
             arms = tuple(ServedArm(**arm.model_dump()) for arm in comparison.arms)
-            split = ServedComparison(id=comparison.id, salt=comparison.salt, arms=arms)
+            version = comparison.weights[-1].version
+            split = ServedComparison(id=comparison.id, salt=comparison.salt, arms=arms, weights_version=version)
         policies = {"pidog-run": ServedPolicy(versions=served, default_version=default, comparison=split)}
         return ServedState(policies=policies, database_url=self.database.url, **changes)
 
@@ -68,6 +76,7 @@ async def empty_site(anyio_backend: str, settings: Settings, tmp_path: Path, mak
     site = Site(settings, tmp_path / "bundles", make_bundle)
     yield site
     await site.http.aclose()
+    await site.gateway.live.close()
     site.database.close()
 
 
@@ -76,3 +85,16 @@ async def site(empty_site: Site) -> Site:
     """Serving versions 1 and 2 with the comparison running."""
     await empty_site.serve(comparison=empty_site.comparison)
     return empty_site
+
+
+@pytest.fixture
+async def url(empty_site: Site) -> AsyncIterator[str]:
+    """``host:port`` of a real server with the site's gateway: what httpx's transport cannot do, sessions, needs one."""
+    config = uvicorn.Config(empty_site.gateway.app, host="127.0.0.1", port=0, log_level="error", ws="websockets-sansio", lifespan="off")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await serving

@@ -17,7 +17,7 @@ FLAT = [0.5, -0.25, 1.0, 0.1, 0.2, 0.75]
 
 def episode_of(site: Any, arm: str) -> str:
     """Some episode id that falls to an arm."""
-    policy = site.gateway._set.policies["pidog-run"]
+    policy = site.gateway.live._set.policies["pidog-run"]
     return next(f"e{k}" for k in range(1000) if policy.assign(f"e{k}").arm == arm)
 
 
@@ -52,9 +52,9 @@ async def test_an_episode_keeps_its_arm_when_weights_change_and_after_a_restart(
     weights = {"champion": 1e6, "challenger": 1e-6}
     arms = tuple(arm.model_copy(update={"weight": weights[arm.name]}) for arm in site.comparison.arms)
     await site.serve(comparison=site.comparison.model_copy(update={"arms": arms}))
-    assert site.gateway._set.policies["pidog-run"].assign(episode_id).arm == "champion"
+    assert site.gateway.live._set.policies["pidog-run"].assign(episode_id).arm == "champion"
     assert (await site.act({"episode_id": episode_id, "observation": FLAT})).json()["arm"] == "challenger"
-    site.gateway._episodes._episodes.clear()  # what a restart forgets
+    site.gateway.live.episodes._episodes.clear()  # what a restart forgets
     assert (await site.act({"episode_id": episode_id, "observation": FLAT})).json()["arm"] == "challenger"
 
 
@@ -81,7 +81,7 @@ async def test_without_a_comparison_the_default_version_answers(empty_site: Any)
 async def test_two_first_steps_at_once_are_one_episode(site: Any) -> None:
     replies = await asyncio.gather(*(site.act({"episode_id": "twin", "observation": FLAT}) for _ in range(8)))
     assert {(reply.status_code, reply.json()["arm"]) for reply in replies} == {(200, replies[0].json()["arm"])}
-    assert len(site.gateway._episodes) == 1
+    assert len(site.gateway.live.episodes) == 1
 
 
 class TestRecurrent:
@@ -112,7 +112,7 @@ class TestRecurrent:
         await self.step(recurrent, sequence=0)
         missed = await self.step(recurrent, sequence=3)
         assert (missed.status_code, missed.json()["type"]) == (409, "urn:gaitway:problem:state-required")
-        recurrent.gateway._episodes._episodes.clear()
+        recurrent.gateway.live.episodes._episodes.clear()
         assert (await self.step(recurrent, sequence=1)).status_code == 409
         assert (await self.step(recurrent, sequence=1, state={"count": [1.0]})).json()["state"] == {"count": [2.0]}
 

@@ -126,7 +126,7 @@ async def test_a_defect_is_answered_without_its_traceback(site: Any, monkeypatch
     def broken(*_arguments: Any) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(type(site.gateway._episodes), "find", broken)
+    monkeypatch.setattr(type(site.gateway.live.episodes), "find", broken)
     response = await site.act({"episode_id": "e", "observation": FLAT})
     assert (response.status_code, response.json()["type"]) == (500, "urn:gaitway:problem:internal-error")
     assert "secret" not in response.text
@@ -145,7 +145,7 @@ JSON = st.recursive(
 @hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(["episode_id", "observation", "sequence", "value", "metrics", "steps"]), JSON, max_size=4), JSON)
 def test_whatever_comes_is_read_or_refused(site: Any, data: dict[str, Any], observation: Any) -> None:
-    reader = ObservationReader(site.gateway._set.policies["pidog-run"].contract)
+    reader = ObservationReader(site.gateway.live._set.policies["pidog-run"].contract)
     for read in (lambda: ActRequest(data), lambda: read_outcome(data), lambda: reader.read(observation)):
         try:
             read()

@@ -65,7 +65,7 @@ def assert_close(ours: Any, theirs: Any) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-def compare(
+def assert_parity(
     name: str, steps: int, config: dict[str, Any] | None = None, options: dict[str, Any] | None = None, largest_action: float = 1.0
 ) -> int:
     """Drive three environments of each for ``steps`` steps; returns how many episodes ended."""
@@ -110,17 +110,17 @@ def compare(
     ],
 )
 def test_default_episodes_are_gymnasiums(name: str, steps: int, at_least: int, mujoco_log: Path):
-    assert compare(name, steps) >= at_least
+    assert assert_parity(name, steps) >= at_least
 
 
 @pytest.mark.parametrize("name", ["Hopper-v5", "Walker2d-v5"])
 def test_whole_episodes_of_those_that_fall_early(name: str):
-    assert compare(name, 1_003, ONWARD, ONWARD) == 3
+    assert assert_parity(name, 1_003, ONWARD, ONWARD) == 3
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Ant-v5"])
 def test_saturated_actions(name: str, mujoco_log: Path):
-    compare(name, 300, largest_action=20.0)
+    assert_parity(name, 300, largest_action=20.0)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_saturated_actions(name: str, mujoco_log: Path):
     ],
 )
 def test_each_setting_means_what_gymnasiums_does(name: str, config: dict[str, Any], options: dict[str, Any], mujoco_log: Path):
-    compare(name, 120, config, options)
+    assert_parity(name, 120, config, options)
 
 
 @pytest.mark.parametrize(("name", "largest_steps"), [("InvertedPendulum-v5", 12), ("Hopper-v5", 25), ("InvertedDoublePendulum-v5", 6)])

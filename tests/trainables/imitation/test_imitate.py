@@ -22,7 +22,7 @@ from trainables.imitation.config import ImitationConfig
 from trainables.imitation.fitting import make_fit
 from trainables.imitation.frames import COLUMNS, Frames, gather_frames
 from trainables.imitation.loop import TrainSpec
-from trainables.imitation.stage import _spec, _task_of
+from trainables.imitation.stage import make_spec, task_of
 from trainables.imitation.trainer import train_models
 from trainables.networks.checkpoint import load_policy
 
@@ -43,9 +43,9 @@ def context(folder: Path, settings: Settings) -> StageContext:
 
 def spec_of(dataset: Path, config: ImitationConfig) -> TrainSpec:
     info = load_info(dataset)
-    task = _task_of(info)
+    task = task_of(info)
     try:
-        return _spec(config, info, task)
+        return make_spec(config, info, task)
     finally:
         task.close()
 

@@ -127,7 +127,10 @@ def test_a_killed_runner_costs_its_own_fragment_only(two_runners: GaitwayPPO) ->
     def process_ids() -> list[int]:
         return two_runners.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
 
-    pids = process_ids()
+    def noise_seeds() -> list[int]:
+        return two_runners.env_runner_group.foreach_env_runner(lambda runner: runner._generator.initial_seed(), local_env_runner=False)
+
+    pids, seeds = process_ids(), noise_seeds()
     assert len({*pids, os.getpid()}) == 3
     two_runners._source.ask(two_runners._weights)
     os.kill(pids[0], signal.SIGKILL)  # both are in the middle of a fragment
@@ -143,3 +146,4 @@ def test_a_killed_runner_costs_its_own_fragment_only(two_runners: GaitwayPPO) ->
     again = process_ids()
     assert len(again) == 2
     assert set(again) & set(pids) == {pids[1]}
+    assert len({*seeds, *noise_seeds()}) == 3  # the new one repeats nobody's noise and episodes

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -78,8 +79,8 @@ def test_a_warm_start_is_the_imitation_policy_until_it_trains(small: Small, tmp_
 
 
 def test_a_restored_run_continues_as_the_one_that_was_saved(small: Small, tmp_path: Path) -> None:
-    """Weights, every statistic, Adam's moments, the adapted step size and the counters: the next updates come out the same."""
-    changes = {"adaptive_learning_rate": True, "kl_target": 1e-4, "learning_rate": 3e-3, "minibatch_size": 256, "return_scaling": "rewards"}
+    """Weights, every statistic, Adam's moments, the adapted step size, the shuffle and the counters: the next updates are the same."""
+    changes = {"adaptive_learning_rate": True, "kl_target": 1e-4, "learning_rate": 3e-3, "minibatch_size": 64, "return_scaling": "rewards"}
     first = PPORun(small(**changes))
     first.advance()
     first.save(tmp_path)
@@ -96,9 +97,7 @@ def test_a_restored_run_continues_as_the_one_that_was_saved(small: Small, tmp_pa
         fragment = first.algorithm.env_runner.sample_fragment(learners[0].sampling_weights())[0]
         for learner in learners:
             learner.learn(fragment, first.env_steps + 256)
-    # The whole batch is one minibatch, so only the order of summation may differ.
-    for name, value in learners[0].actor_critic.state_dict().items():
-        torch.testing.assert_close(learners[1].actor_critic.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert_same(*(learner.actor_critic.state_dict() for learner in learners))
 
     steps = second.env_steps
     second.advance()
@@ -108,6 +107,50 @@ def test_a_restored_run_continues_as_the_one_that_was_saved(small: Small, tmp_pa
     saved, metadata = load_policy(tmp_path / "policy")
     assert metadata["task"] == PENDULUM
     assert saved.normalizer.count.item() == 256
+
+
+def test_a_restored_run_meets_other_episodes_than_it_began_with(small: Small, tmp_path: Path) -> None:
+    """A trial that is paused and restored again and again must not train on its first episodes and noise each time."""
+
+    def sampled(run: PPORun) -> tuple[np.ndarray, np.ndarray]:
+        fragment = run.algorithm.env_runner.sample_fragment(run.algorithm.learner_group._learner.sampling_weights())[0]
+        return fragment.observations.copy(), fragment.actions.copy()
+
+    first = PPORun(small())
+    begun, _ = sampled(first)
+    first.advance()
+    first.save(tmp_path)
+    first.close()
+    restored = []
+    for _ in range(2):
+        run = PPORun(small())
+        run.restore(tmp_path)
+        restored.append(sampled(run))
+        run.close()
+    (observations, actions), again = restored
+    assert not np.array_equal(observations[0], begun[0])  # from the first moments of the episodes on
+    assert np.array_equal(observations, again[0])  # and yet it can be repeated
+    assert np.array_equal(actions, again[1])
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_clone_steps_at_its_own_learning_rate_from_the_first_update(small: Small, tmp_path: Path, adaptive: bool) -> None:
+    """What population-based training does: another trial's checkpoint under a configuration with an explored learning rate."""
+    donor = PPORun(small(learning_rate=3e-3, adaptive_learning_rate=adaptive))
+    donor.advance()
+    donor.save(tmp_path)
+    donor.close()
+    clone = PPORun(small(learning_rate=1e-3, adaptive_learning_rate=adaptive))
+    clone.restore(tmp_path)
+    learner = clone.algorithm.learner_group._learner
+    used: list[float] = []
+    optimizer = learner.get_optimizer()
+    take_step = optimizer.step
+    optimizer.step = lambda: (used.append(optimizer.param_groups[0]["lr"]), take_step())[1]
+    clone.advance()
+    clone.close()
+    assert used
+    assert set(used) == {1e-3}
 
 
 def test_the_same_seed_gives_the_same_policy(small: Small) -> None:

@@ -1,22 +1,23 @@
-import json
 import math
 import random
 from pathlib import Path
 
 import pytest
 
+from cluster.config import parse_config
 from cluster.errors import UsageError
 from trainables.sweeps.config import SweepConfig
-from trainables.sweeps.results import CheckpointRecord, TrialRecord, copy_folder_atomic, select_best
-from trainables.sweeps.scheduler import make_scheduler
+from trainables.sweeps.records import TrialRecord
+from trainables.sweeps.results import CheckpointRecord, copy_folder_atomic, select_best
+from trainables.sweeps.schedulers import make_scheduler, rungs
 from trainables.sweeps.score import score
 
 SPACE = {"learning_rate": {"loguniform": [1e-4, 1e-3]}}
 
 
-def trial(name: str, *scores: float, status: str = "finished") -> TrialRecord:
-    checkpoints = tuple(CheckpointRecord(f"{name}/{index}", 1000 * index, value, value) for index, value in enumerate(scores))
-    return TrialRecord(trial_id=name, status=status, sample={}, checkpoints=checkpoints)
+def trial(name: str, *scores: float, status: str = "finished") -> tuple[TrialRecord, list[CheckpointRecord]]:
+    checkpoints = [CheckpointRecord(f"{name}/{index}", 1000 * index, value, value) for index, value in enumerate(scores)]
+    return TrialRecord(trial_id=name, number=1, configuration="", status=status, sample={}), checkpoints
 
 
 def test_the_best_checkpoint_wins_not_the_best_last_one() -> None:
@@ -70,23 +71,23 @@ class Running:
         self.trial_id = trial_id
 
 
-def test_a_restored_scheduler_remembers_the_rungs(tmp_path: Path) -> None:
-    for name, values in {"a": [0.5, 0.9], "b": [0.4, 0.8], "c": [0.3]}.items():
-        (tmp_path / name).mkdir()
-        reports = [{"trial_id": name, "env_steps": 100 * 2**index, "score": value} for index, value in enumerate(values)]
-        text = "".join(json.dumps(report) + "\n" for report in reports)
-        (tmp_path / name / "result.json").write_text(text + '{"trial_id": "' + name)  # the last line was cut by the crash
+def test_a_restored_scheduler_remembers_the_rungs() -> None:
+    ppo = {"total_env_steps": 400, "report_every_env_steps": 100, "batch_size": 100, "minibatch_size": 50, "num_envs": 4}
+    asha = {"kind": "asha", "grace_period": 100, "reduction_factor": 2}
+    config = parse_config({"ppo": ppo, "search_space": SPACE, "scheduler": asha}, SweepConfig)
+    assert rungs(config) == (100, 200)
+    past = [("a", 100.0, 0.5), ("a", 200.0, 0.9), ("b", 100.0, 0.4), ("b", 200.0, 0.8), ("c", 100.0, 0.3)]
 
-    def decision(experiment: Path, value: float) -> str:
-        scheduler = make_scheduler(100, 2, 400, experiment)
+    def decision(past: list[tuple[str, float, float]], value: float) -> str:
+        scheduler = make_scheduler(config, past, lambda clone: None)
         scheduler.set_search_properties("score", "max")
         late = Running("d")
         scheduler.on_trial_add(None, late)
-        return scheduler.on_trial_result(None, late, {"env_steps": 100, "score": value})
+        return scheduler.on_trial_result(None, late, {"progress": 100, "score": value})
 
-    assert decision(tmp_path, 0.35) == "STOP"
-    assert decision(tmp_path, 0.45) == "CONTINUE"
-    assert decision(tmp_path / "empty", 0.35) == "CONTINUE"
+    assert decision(past, 0.35) == "STOP"
+    assert decision(past, 0.45) == "CONTINUE"
+    assert decision([], 0.35) == "CONTINUE"
 
 
 def test_a_copied_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ import pytest
 from cluster.config import parse_config
 from cluster.errors import ConfigError
 from trainables.ppo.config import PPOConfig
-from trainables.sweeps.config import Domain, SweepConfig, apply_sample, sample_default
+from trainables.sweeps.config import SweepConfig
+from trainables.sweeps.domain import Domain
+from trainables.sweeps.swept import apply_sample, sample_default
 
 
 def test_a_sample_reaches_ppo_and_the_task_and_leaves_the_rest() -> None:
@@ -45,7 +47,19 @@ def apply_default(section: str, name: str) -> Any:
         ({"search_space": {"clip": {"uniform": [0.1, 0.2], "choice": [1]}}}, ["exactly one"]),
         ({"search_space": {}}, ["search_space is empty"]),
         ({"mode": "maximum"}, ["mode", "'max' or 'min'"]),
-        ({"scheduler": {"grace_period_env_steps": 10**9}}, ["grace_period_env_steps", "total_env_steps"]),
+        ({"scheduler": {"kind": "asha", "grace_period": 10**9}}, ["grace_period", "budget of", "env_steps"]),
+        ({"scheduler": "ahsa"}, ["scheduler", "'ahsa'", "'asha'", "'pbt'"]),
+        ({"scheduler": "pbt", "searcher": "optuna"}, ["pbt explores by itself", "searcher random"]),
+        ({"scheduler": "pbt", "num_trials": 1}, ["population of at least 2"]),
+        ({"scheduler": "pbt", "seeds_per_configuration": 2}, ["seeds_per_configuration must be 1"]),
+        ({"scheduler": "pb2", "search_space": {"clip": {"choice": [0.1, 0.2]}}}, ["pb2", "clip is a choice"]),
+        ({"scheduler": "pbt", "search_space": {}}, ["search_space is empty"]),
+        ({"searcher": "grid"}, ["grid", "must be a choice"]),
+        ({"searcher": "bayesopt"}, ["bayesopt", "uniform domains only"]),
+        ({"searcher": "optuna", "search_space": {"hidden": {"choice": [[8], [16]]}}}, ["optuna", "hidden"]),
+        ({"ppo": {}, "imitation": {}}, ["give one of ppo, imitation, custom"]),
+        ({"imitation": {}, "warm_start": "x", "search_space": {"mlp.learning_rate": {"uniform": [0.1, 0.2]}}}, ["warm_start is for PPO"]),
+        ({"custom": {"trainable": "nonsense"}}, ["custom.trainable", "package.module:Class"]),
         ({"num_trials": 0}, ["num_trials", "greater than or equal to 1"]),
     ],
 )

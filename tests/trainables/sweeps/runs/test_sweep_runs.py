@@ -14,27 +14,15 @@ import pytest
 import torch
 
 from cluster.config import parse_config
-from cluster.errors import ClusterError, GaitwayError, UsageError
+from cluster.errors import GaitwayError, UsageError
 from cluster.progress import Progress
 from cluster.settings import Settings
-from cluster.stage import StageContext
+from cluster.stage import StageContext, run_stage_alone
+from tests.trainables.sweeps.runs.conftest import PPO
 from trainables import sweep, train
 from trainables.networks.checkpoint import load_policy, save_policy
 from trainables.networks.policies import MlpPolicy
 from trainables.sweeps.config import SweepConfig
-
-PPO: dict[str, Any] = {
-    "task": "gymnasium:Pendulum-v1",
-    "total_env_steps": 1024,
-    "num_envs": 4,
-    "batch_size": 256,
-    "minibatch_size": 64,
-    "num_epochs": 2,
-    "report_every_env_steps": 256,
-    "hidden": [16],
-    "critic_hidden": [16],
-    "evaluation": {"episodes": 2},
-}
 
 
 def sweep_config(**changes: Any) -> SweepConfig:
@@ -43,7 +31,7 @@ def sweep_config(**changes: Any) -> SweepConfig:
         "search_space": {"learning_rate": {"loguniform": [1e-4, 1e-2]}},
         "num_trials": 2,
         "max_failures": 0,
-        "scheduler": {"grace_period_env_steps": 512, "reduction_factor": 2},
+        "scheduler": {"kind": "asha", "grace_period": 512, "reduction_factor": 2},
     }
     return parse_config(data | changes, SweepConfig)
 
@@ -101,6 +89,9 @@ def test_the_best_iteration_of_the_best_trial_is_kept_and_everything_is_recorded
         trial = recorded[child.info.run_name]
         assert [(point.step, point.value) for point in history] == [(report["env_steps"], report["evaluation/return"]) for report in trial]
 
+    for trial in recorded:
+        assert list((tmp_path / "run" / "rl_model" / "tune" / trial).glob("events.out.tfevents.*"))
+
     # Again: nothing is left to do, and the outcome is the same.
     again = sweep.run(sweep_config(), context(settings, tmp_path / "run", results))
     assert again["best_trial"] == result["best_trial"]
@@ -125,21 +116,36 @@ def test_a_failing_trial_does_not_stop_the_rest(settings: Settings, tmp_path: Pa
 
 @pytest.mark.usefixtures("ray_session")
 def test_when_all_trials_fail_the_first_cause_and_its_log_are_named(settings: Settings, tmp_path: Path) -> None:
-    config = sweep_config(metric="evaluation/no_such_figure", scheduler=None)
+    config = sweep_config(ppo=PPO | {"task_config": {"g": "heavy"}}, scheduler=None)
     with pytest.raises(GaitwayError) as caught:
         sweep.run(config, context(settings, tmp_path))
     message = str(caught.value)
-    assert "all 2 trials failed" in message
-    assert "'evaluation/no_such_figure' is never reported; known: evaluation/length" in message
-    assert Path(message.rpartition("log: ")[2].rstrip(")")).is_file()
+    assert "all 2 trials failed; the first: TypeError: unsupported operand" in message
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_what_the_cluster_cannot_run_is_refused_before_anything_starts(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="needs 64 CPUs"):
+    with pytest.raises(UsageError, match="needs 64 CPUs"):
         sweep.run(sweep_config(cpus_per_trial=64), context(settings, tmp_path))
+    with pytest.raises(UsageError, match="'evaluation/retrun' is never reported; did you mean 'evaluation/return'"):
+        sweep.run(sweep_config(ppo=PPO | {"task": "InvertedPendulum-v5"}, metric="evaluation/retrun"), context(settings, tmp_path))
     with pytest.raises(UsageError, match="no policy checkpoint"):
         sweep.run(sweep_config(ppo=PPO | {"warm_start": tmp_path / "nowhere"}), context(settings, tmp_path))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_refused_sweep_leaves_no_run_folder(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "sweep.yaml"
+    config.write_text(json.dumps(sweep_config(cpus_per_trial=64).model_dump(mode="json")))
+    for name, value in settings.as_environment().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"needs 64 CPUs.*GPUs$"):
+        run_stage_alone("trainables.sweep", config, mode="quiet")
+    assert list(settings.experiments_path.glob("*")) == []
+    mine = tmp_path / "mine"
+    with pytest.raises(UsageError, match=r"needs 64 CPUs.*\(log: "):
+        run_stage_alone("trainables.sweep", config, run_folder=mine, mode="quiet")
+    assert (mine / "logs" / "sweep.log").is_file()
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -193,3 +199,23 @@ def _kill_with_its_ray(driver: subprocess.Popen[bytes]) -> None:
     for process in left:
         assert process.name().endswith("Agent"), process.name()
         process.kill()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_record_that_lags_behind_its_reports_is_caught_up(settings: Settings, tmp_path: Path) -> None:
+    """A driver killed between a report and the next writing of ``trials.json`` leaves reports of a trial that the latter lacks."""
+    ours = context(settings, tmp_path)
+    result = sweep.run(sweep_config(scheduler=None), ours)
+    record = tmp_path / "rl_model" / "trials.json"
+    written = json.loads(record.read_text())
+    lost = written["trials"].pop()
+    record.write_text(json.dumps(written | {"status": "running"}))
+    runs = tmp_path / "rl_model" / "mlflow.json"
+    runs.write_text(json.dumps(json.loads(runs.read_text()) | {"ended": []}))
+    again = sweep.run(sweep_config(scheduler=None), ours)
+    assert again["best_trial"] == result["best_trial"]
+    assert again["run_id"] == result["run_id"]
+    restored = next(trial for trial in again["trials"] if trial["trial_id"] == lost["trial_id"])
+    kept = ("status", "progress", "work", "best_value", "best_progress", "last_value", "checkpoint", "mlflow_run_id")
+    assert {name: restored[name] for name in kept} == {name: lost[name] for name in kept}
+    assert lost["mlflow_run_id"] == json.loads(runs.read_text())["trials"][lost["trial_id"]]
