@@ -73,7 +73,7 @@ def _desired_policy(settings: Settings, policy: ServedPolicyConfig, comparison: 
     }
     split = None
     if comparison is not None:
-        arms = tuple(ServedArm(name=arm.name, version=arm.version, weight=arm.weight) for arm in comparison.arms)
+        arms = tuple(ServedArm(**arm.model_dump()) for arm in comparison.arms)
         version = comparison.weights[-1].version
-        split = ServedComparison(id=comparison.id, salt=comparison.salt, arms=arms, weights_version=version)
+        split = ServedComparison(id=comparison.id, salt=comparison.salt, arms=arms, weights_version=version, unit=comparison.unit)
     return ServedPolicy(versions=versions, default_version=str(default.version), comparison=split)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,7 @@ class ServedArm(Config):
     name: str = Field(description="arm, such as champion")
     version: str = Field(description="version that it serves")
     weight: float = Field(ge=0, description="share of new episodes, relative to the other arms")
+    shadow: bool = Field(False, description="sees the traffic and never acts")
 
 
 class ServedComparison(Config):
@@ -38,6 +39,7 @@ class ServedComparison(Config):
     id: str = Field(description="comparison in the database")
     salt: str = Field(description="key of the assignment's hash")
     weights_version: int = Field(1, ge=1, description="which of its splits the weights are")
+    unit: Literal["episode", "robot"] = Field("episode", description="what the hash assigns")
     arms: tuple[ServedArm, ...] = Field(min_length=1, description="arms in the comparison's order")
 
 

@@ -25,6 +25,7 @@ from cluster.store.episodes import (
     record_outcome,
 )
 from cluster.store.models import (
+    OPTIONS,
     Arm,
     Comparison,
     CountedEpisode,
@@ -77,7 +78,8 @@ def create_comparison(db: Database, new: NewComparison) -> Comparison:
     """Start a comparison. Raises ``StoreError`` when the policy has one running, or one whose decision has yet to take effect."""
     comparison_id = secrets.token_hex(6)
     salt = new.salt or secrets.token_hex(16)
-    values = new.model_dump(exclude={"arms", "salt"}) | {"guardrails": [guardrail.model_dump() for guardrail in new.guardrails]}
+    values = new.model_dump(mode="json", exclude={"arms", "salt"})
+    options = {name: values.pop(name) for name in OPTIONS if name in values}
     try:
         with db.write() as connection:
             paused = connection.execute(
@@ -100,7 +102,7 @@ def create_comparison(db: Database, new: NewComparison) -> Comparison:
                 )
             connection.execute(
                 insert(comparisons).values(
-                    id=comparison_id, salt=salt, status="running", created_at=datetime.now(UTC), episode_count=0, **values
+                    id=comparison_id, salt=salt, status="running", created_at=datetime.now(UTC), episode_count=0, options=options, **values
                 )
             )
             rows = [{"comparison_id": comparison_id, "position": k, **arm.model_dump()} for k, arm in enumerate(new.arms)]
@@ -258,14 +260,14 @@ def _load(connection: Connection, condition: Any) -> list[Comparison]:
     shares: dict[str, list[Arm]] = {key: [] for key in wanted}
     for arm in connection.execute(select(arms).where(arms.c.comparison_id.in_(wanted)).order_by(arms.c.position)):
         weight = splits[arm.comparison_id][-1].weights[arm.name]
-        shares[arm.comparison_id].append(Arm(name=arm.name, version=arm.version, weight=weight))
+        shares[arm.comparison_id].append(Arm(name=arm.name, version=arm.version, weight=weight, shadow=bool(arm.shadow)))
     return [_comparison(dict(row._mapping), shares[row.id], splits[row.id]) for row in rows]
 
 
 def _comparison(values: Mapping[str, Any], its_arms: list[Arm], splits: list[Weights]) -> Comparison:
-    given = {name: value for name, value in values.items() if value is not None or name not in ("guardrails", "auto")}
-    guardrails = tuple(Guardrail.model_validate(guardrail) for guardrail in given.pop("guardrails", ()))
-    return Comparison.model_validate({**given, "arms": tuple(its_arms), "weights": tuple(splits), "guardrails": guardrails})
+    given = {name: value for name, value in values.items() if value is not None or name not in ("guardrails", "auto", "options")}
+    options = given.pop("options", {})
+    return Comparison.model_validate({**given, **options, "arms": tuple(its_arms), "weights": tuple(splits)})
 
 
 def _add_weights(connection: Connection, comparison_id: str, version: int, split: Mapping[str, float], reason: str, actor: str) -> None:

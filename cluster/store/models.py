@@ -16,6 +16,7 @@ from cluster.errors import StoreError
 
 __all__ = [
     "MAX_ARMS",
+    "OPTIONS",
     "Arm",
     "Auto",
     "Comparison",
@@ -26,7 +27,9 @@ __all__ = [
     "NewComparison",
     "Outcome",
     "OutcomeConflictError",
+    "RampStage",
     "Status",
+    "Unit",
     "UnknownComparisonError",
     "UnknownEpisodeError",
     "Weights",
@@ -34,6 +37,9 @@ __all__ = [
 
 Status = Literal["running", "paused", "promoted", "kept", "stopped"]
 Auto = Literal["off", "recommend", "promote"]
+Unit = Literal["episode", "robot"]
+OPTIONS = ("unit", "episodes_per_robot", "ramp", "bandit", "bandit_uniform_share", "plan")
+"""Fields of a comparison that are stored together: no query looks at them."""
 MAX_ARMS = 4
 ShortName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
@@ -55,7 +61,17 @@ class Arm(Config):
 
     name: ShortName = Field(description="champion or challenger")
     version: ShortName = Field(description="registered version of the policy")
-    weight: float = Field(ge=0, description="share of the episodes, relative to the other arms'")
+    weight: float = Field(ge=0, description="share of the episodes, relative to the other arms'; 0 for a shadow")
+    shadow: bool = Field(False, description="sees the traffic and never acts: its actions are compared with those that were taken")
+
+
+class RampStage(Config):
+    """One step of a ramp: how much traffic the challengers get together, and how long at least."""
+
+    share: float = Field(
+        gt=0, lt=1, description="share of the episodes that the challengers get together; all of it is the verdict's to give"
+    )
+    episodes: int = Field(ge=1, description="counted episodes, drawn with this share, after which the next stage begins")
 
 
 class Guardrail(Config):
@@ -106,6 +122,13 @@ class NewComparison(Config):
         "off", description="what is done about a verdict: off and recommend: nothing but saying so; promote: it takes effect"
     )
     salt: str = Field("", max_length=64, description="key of the assignment hash; empty: a random one")
+    unit: Unit = Field("episode", description="what is assigned: every episode anew, or a robot with all its episodes")
+    episodes_per_robot: int = Field(5, ge=1, description="assigned by robot: mean of how many of its episodes is its one observation")
+    ramp: tuple[RampStage, ...] = Field((), description="stages of the challengers' share; empty: the arms' weights from the start")
+    bandit: bool = Field(False, description="whether better arms get more episodes while it runs")
+    bandit_uniform_share: float = Field(
+        0.2, gt=0, le=1, description="bandit: share of the episodes that is split evenly whatever the evidence"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> NewComparison:
@@ -113,8 +136,10 @@ class NewComparison(Config):
             raise ValueError(f"low {self.low} must be below high {self.high}")
         if len({arm.name for arm in self.arms}) != len(self.arms):
             raise ValueError("two arms have the same name")
-        if type(self) is NewComparison and min(arm.weight for arm in self.arms) <= 0:
-            raise ValueError("every arm needs a weight above 0: an arm without episodes cannot be compared")
+        if type(self) is NewComparison and any((arm.weight > 0) == arm.shadow for arm in self.arms):
+            raise ValueError("every arm needs a weight above 0, a shadow one of 0: an arm without episodes cannot be compared")
+        if self.arms[0].shadow:
+            raise ValueError(f"arm {self.arms[0].name}: the first arm is the one in service and cannot be a shadow")
         return self
 
 
@@ -129,6 +154,7 @@ class Comparison(NewComparison):
     decision: dict[str, Any] | None = Field(None, description="what the decision rested on")
     episode_count: int = Field(0, description="episodes assigned so far")
     weights: tuple[Weights, ...] = Field((), description="every split so far, the first first")
+    plan: dict[str, Any] | None = Field(None, description="what it could be expected to find, and after how many episodes, when it began")
 
     def arm(self, name: str) -> Arm:
         """An arm by name. Raises ``StoreError`` when there is none."""

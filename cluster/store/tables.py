@@ -29,7 +29,19 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = ["UtcDateTime", "arms", "audit", "comparison_events", "comparisons", "episodes", "metadata", "outcomes", "tokens", "weights"]
+__all__ = [
+    "UtcDateTime",
+    "arms",
+    "audit",
+    "comparison_events",
+    "comparisons",
+    "episodes",
+    "metadata",
+    "outcomes",
+    "shadow_figures",
+    "tokens",
+    "weights",
+]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -75,6 +87,8 @@ comparisons = Table(
     Column("guardrails", JSON),
     Column("max_episodes", Integer),
     Column("auto", String(16)),
+    # What else was asked for: fields of NewComparison that no query looks at.
+    Column("options", JSON),
     Column("episode_count", Integer, nullable=False),
     CheckConstraint("low < high", name="comparisons_bounds"),
 )
@@ -94,6 +108,7 @@ arms = Table(
     Column("name", String(64), nullable=False),
     Column("version", String(64), nullable=False),
     Column("weight", Float, nullable=False),
+    Column("shadow", Boolean),
 )
 
 weights = Table(
@@ -138,7 +153,19 @@ outcomes = Table(
     Column("received_at", UtcDateTime, nullable=False),
     # True: it came after its comparison had given the episode up; kept, but it changes no verdict.
     Column("late", Boolean, nullable=False),
+    # What the replica measured itself while it drove the episode.
+    Column("server", JSON),
     ForeignKeyConstraint(["policy", "episode_id"], ["episodes.policy", "episodes.episode_id"], ondelete="CASCADE"),
+)
+
+shadow_figures = Table(
+    "shadow_figures",
+    metadata,
+    Column("comparison_id", ForeignKey("comparisons.id", ondelete="CASCADE"), primary_key=True),
+    Column("arm", String(64), primary_key=True),
+    Column("replica", String(128), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("figures", JSON, nullable=False),
 )
 
 comparison_events = Table(
