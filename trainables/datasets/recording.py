@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cluster.contract import TensorField
-from trainables.datasets.episodes import Episode
-from trainables.datasets.features import Feature
+from cluster.lerobot.episodes import Episode
+from cluster.lerobot.features import Feature
 from trainables.envs.registry import make_robot_task
 from trainables.envs.robot_task import RobotTask
 from trainables.motions.motion import Motion
