@@ -79,7 +79,7 @@ class WriterPipe:
         self._sent: OrderedDict[int, _Waiting] = OrderedDict()
         self._lock = threading.Lock()
         self._awake = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._ended: subprocess.Popen[bytes] | None = None
         """The last one whose answers have come to their end."""
@@ -104,11 +104,10 @@ class WriterPipe:
     def close(self, timeout_s: float) -> None:
         """Send what waits, close the pipe, and wait for the writer to end, at most ``timeout_s`` in all."""
         deadline_s = time.monotonic() + timeout_s
-        self._closing = True
+        self._closing.set()
         self._awake.set()
-        for thread in (self._feeder, self._reader):
-            if thread is not None:
-                thread.join(max(0.0, deadline_s - time.monotonic()))
+        if self._feeder is not None:
+            self._feeder.join(timeout_s)
         if self._process is not None:
             try:
                 self._process.wait(max(0.0, deadline_s - time.monotonic()))
@@ -116,18 +115,19 @@ class WriterPipe:
                 logger.warning("the writer of served episodes is still at work; it ends by itself")
 
     def _feed(self) -> None:
-        while not self._closing or self._queue:
-            if not self._queue:
+        while True:
+            while self._queue:
+                waiting = self._queue.popleft()
+                if not waiting.frame:
+                    waiting.frame = self._encode(waiting)
+                if not self._write(waiting):
+                    self._bury()
+            if self._closing.is_set() and self._finish():
+                return
+            if not self._closing.is_set():
                 self._awake.wait()
                 self._awake.clear()
                 self._revive()
-                continue
-            waiting = self._queue.popleft()
-            if not waiting.frame:
-                waiting.frame = self._encode(waiting)
-            if not self._write(waiting):
-                self._bury()
-        self._finish()
 
     def _encode(self, waiting: _Waiting) -> bytes:
         recording = waiting.recording
@@ -201,7 +201,7 @@ class WriterPipe:
 
     def _revive(self) -> None:
         """Notice a writer that died while nothing was being sent."""
-        if self._process is not None and self._ended is self._process and not self._closing:
+        if self._process is not None and self._ended is self._process and not self._closing.is_set():
             self._bury()
 
     def _bury(self) -> None:
@@ -226,12 +226,17 @@ class WriterPipe:
             self._sent.clear()
         self._queue.extendleft(reversed(again))
         # One that dies at once must not keep a core busy with being started.
-        if self._pause_s and not self._closing:
-            time.sleep(self._pause_s)
+        self._closing.wait(self._pause_s)
         self._pause_s = min(_LONGEST_PAUSE_S, 2.0 * self._pause_s or 0.5)
 
-    def _finish(self) -> None:
-        if self._process is not None:
+    def _finish(self) -> bool:
+        """End the writer; False when it died and left something for another one."""
+        if self._process is not None and self._reader is not None:
             assert self._process.stdin is not None
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
+            self._reader.join()
+        if not self._sent:
+            return True
+        self._bury()
+        return False
