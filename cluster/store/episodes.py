@@ -9,6 +9,7 @@ and marked late, and changes nothing that a verdict has already counted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -71,8 +72,17 @@ def record_episode(db: Database, episode: EpisodeRow) -> EpisodeRow:
     return episode
 
 
-def record_outcome(db: Database, episode_id: str, outcome: Outcome, *, policy: str) -> bool:
+def record_outcome(db: Database, episode_id: str, outcome: Outcome, *, policy: str, server: Mapping[str, Any] | None = None) -> bool:
     """Store an episode's outcome; when this returns, it is on disk.
+
+    Args:
+        db: the database.
+        episode_id: an episode that was assigned.
+        outcome: how it ended, as the robot says.
+        policy: the policy that drove it.
+        server: what the replica measured itself: ``steps``, ``error_steps``, ``latency_p50_ms``, ``latency_p99_ms``,
+            ``latency_max_ms``. Of an episode that moved between replicas it is the last one's part. It says nothing about the
+            outcome: one that is repeated with other figures is the same, and the first figures stay.
 
     Returns:
         True when it is new, False when the same outcome was stored before.
@@ -107,6 +117,7 @@ def record_outcome(db: Database, episode_id: str, outcome: Outcome, *, policy: s
                     payload_sha256=payload_sha256,
                     received_at=now,
                     late=overdue or stored.abandoned_at is not None,
+                    server=None if server is None else dict(server),
                     **outcome.model_dump(),
                 )
             )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,9 @@ from cluster.store.comparisons import (
 )
 from cluster.store.database import Database
 from serve_apps.gateway.problems import RequestProblemError
+from serve_apps.inference.measured import MeasuredEpisode
 from serve_apps.inference.policy_set import Assignment, LoadedPolicy
+from serve_apps.inference.shadows import ShadowMemory
 
 __all__ = ["Episode", "EpisodeTable", "Ledger"]
 
@@ -52,9 +54,13 @@ class Ledger:
         """Record an episode, or find how it was recorded before."""
         return await self._call(self._writers, record_episode, row)
 
-    async def end(self, policy: str, episode_id: str, outcome: Outcome) -> bool:
+    async def end(self, policy: str, episode_id: str, outcome: Outcome, server: Mapping[str, Any] | None = None) -> bool:
         """Store an outcome durably; True when it is new, False when it repeats the stored one."""
-        return await self._call(self._writers, record_outcome, episode_id, outcome, policy=policy)
+        return await self._call(self._writers, record_outcome, episode_id, outcome, policy=policy, server=server)
+
+    async def write(self, function: Callable[..., ResultT], *arguments: object) -> ResultT:
+        """Run a ``function(database, ...)`` that writes in a thread. Raises as ``read`` does."""
+        return await self._call(self._writers, function, *arguments)
 
     def close(self) -> None:
         """Give the threads and connections back."""
@@ -79,13 +85,16 @@ class Ledger:
 class Episode:
     """One episode under way, as this replica remembers it."""
 
-    __slots__ = ("assignment", "episode_id", "is_new", "sequence", "state")
+    __slots__ = ("assignment", "episode_id", "is_new", "measured", "sequence", "shadow", "state")
 
     def __init__(self, episode_id: str, assignment: Assignment, is_new: bool) -> None:
         self.episode_id = episode_id
         self.restart(assignment)
         self.is_new = is_new
         """Whether no step of it has been taken, here or on another replica."""
+        self.measured = MeasuredEpisode()
+        self.shadow: ShadowMemory | None = None
+        """What the shadows know of it; None: nothing."""
 
     def restart(self, assignment: Assignment) -> None:
         """Begin on another version, as if no step had been taken."""

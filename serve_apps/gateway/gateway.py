@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any
 
 from starlette.applications import Starlette
@@ -76,7 +77,7 @@ class Gateway:
 
     def __init__(self, replica: str = "") -> None:
         self._replica = replica
-        self.live = Live()
+        self.live = Live(replica)
         models = InferenceProtocol(self.live)
         self.app = _Application(
             routes=[
@@ -114,13 +115,14 @@ class Gateway:
 
     async def _act(self, request: Request) -> Response:
         body = await read_body(request, self.live.max_body_bytes)
+        received_s = perf_counter()
         name: str = request.path_params["policy"]
         policy = self.live.policy(name)
         content_type = request.headers.get("content-type", "")
         act = ActRequest(parse_body(body, content_type))
         observation = self.live.reader(name).read(act.observation)
         episode = await self.live.begin(policy, act.episode_id, act.robot_id)
-        session, action = await self.live.step(policy, episode, observation, act.state, act.sequence)
+        session, action = await self.live.step(policy, episode, observation, act.state, act.sequence, received_s)
         answer: dict[str, Any] = {
             "action": split_action(session, action),
             "version": episode.assignment.version,

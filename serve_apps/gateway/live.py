@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from cluster.runtime.served import ServedState
 from cluster.settings import Settings
 from cluster.store.comparisons import Outcome, current_splits
 from cluster.store.database import Database
+from cluster.store.shadows import record_shadow_figures
 from cluster.store.tokens import Token
 from serve_apps.gateway.auth import Gate
 from serve_apps.gateway.episodes import Episode, EpisodeTable, Ledger
@@ -30,6 +32,7 @@ from serve_apps.gateway.requests import ObservationReader, read_state
 from serve_apps.inference.batching import Batcher
 from serve_apps.inference.policy_set import Assignment, LoadedPolicy, PolicySet, load_policies
 from serve_apps.inference.session import PolicySession
+from serve_apps.inference.shadows import ShadowRunner
 
 if TYPE_CHECKING:
     from serve_apps.comparison.referee import Ruling
@@ -41,10 +44,14 @@ logger = logging.getLogger(__name__)
 _FOLLOW_S = 0.5
 _LOOK_ANYWAY_S = 10.0
 """Silence is looked at too: an outcome that never comes brings nobody to look."""
+_STORE_SHADOWS_S = 5.0
 
 
 class Live:
     """One replica's state.
+
+    Args:
+        replica: its name, different from every other's.
 
     Attributes:
         episodes: episodes under way here.
@@ -52,19 +59,21 @@ class Live:
         refused: the last state that could not be served: ``generation``, ``reason``; None when the last one is being served.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str = "") -> None:
         self.episodes = EpisodeTable()
         self.gate = Gate(self._read_token)
         self.refused: dict[str, str] | None = None
         self._set: PolicySet | None = None
         self._readers: dict[str, ObservationReader] = {}
         self._ledger: Ledger | None = None
+        self._replica = replica
         self._batcher = Batcher()
+        self._shadows = ShadowRunner()
         self._limits = ServedState(policies={})
         self._applying = asyncio.Lock()
         self._following: asyncio.Task[None] | None = None
         self._to_look_at: set[str] = set()
-        self._looked_s = self._next_look_s = 0.0
+        self._looked_s = self._next_look_s = self._stored_shadows_s = 0.0
 
     async def apply(self, user_config: dict[str, Any]) -> None:
         """Serve what ``user_config`` says: load and warm it in a thread, then swap it in at once.
@@ -88,23 +97,31 @@ class Live:
             self._readers = {name: ObservationReader(policy.contract) for name, policy in loaded.policies.items()}
             before, self._ledger = self._ledger, ledger
             self._set, self.refused, self._limits = loaded, None, state
+            self._shadows.follow(loaded.policies)
             if before is not None and before is not ledger:
                 before.close()
             if self._following is None:
                 self._following = asyncio.get_running_loop().create_task(self._follow())
 
     async def close(self) -> None:
-        """Stop following; for tests, a replica ends with its process."""
+        """Stop following and bring what is known here to safety."""
         if self._following is not None:
             self._following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._following
+        await asyncio.to_thread(self._shadows.close)
         if self._ledger is not None:
+            with contextlib.suppress(RequestProblemError):  # logged before; the process ends
+                await self._store_shadows()
             self._ledger.close()
 
     async def end(self, policy: str, episode_id: str, outcome: Outcome) -> bool:
-        """Store an outcome durably; True when it is new."""
-        new = await self.ledger.end(policy, episode_id, outcome)
+        """Store an outcome durably, with what was measured of the episode here; True when it is new.
+
+        Of an episode that moved between replicas that is the last one's part alone.
+        """
+        episode = self.episodes.find(policy, episode_id)
+        new = await self.ledger.end(policy, episode_id, outcome, None if episode is None else episode.measured.to_json())
         served = self.loaded.policies.get(policy)
         if new and served is not None and served.comparison is not None:
             self._to_look_at.add(served.comparison.id)
@@ -151,20 +168,29 @@ class Live:
         return episode if episode is not None else await self.episodes.begin(self.ledger, policy, episode_id, robot_id)
 
     async def step(
-        self, policy: LoadedPolicy, episode: Episode, observation: np.ndarray, handed: Any = None, sequence: int | None = None
+        self,
+        policy: LoadedPolicy,
+        episode: Episode,
+        observation: np.ndarray,
+        handed: Any = None,
+        sequence: int | None = None,
+        received_s: float | None = None,
     ) -> tuple[PolicySession, np.ndarray]:
         """One control step of an episode, with the version that it began on; its recurrent state moves on.
 
         Args:
             policy: the policy as it is served now.
             episode: the episode.
-            observation: float32. Shape (1, observation_size).
+            observation: float32, not written to again. Shape (1, observation_size).
             handed: recurrent state that the caller hands back: by field, or flat.
             sequence: number of the step in its episode, where the caller counts them.
+            received_s: when the observation had arrived, by ``time.perf_counter``; None: now.
 
         Returns:
             The version's session, and the action. Shape (1, action_size).
         """
+        if received_s is None:
+            received_s = perf_counter()
         session = policy.session(episode.assignment.version)
         if session is None:
             # Its comparison is over and its version gone for good; a moving robot still needs an action.
@@ -173,11 +199,20 @@ class Live:
             if isinstance(handed, dict) and handed.keys() != session.state_fields.keys():
                 handed = sequence = None
         state = _incoming_state(session, episode, handed, sequence) if session.state_fields else None
-        action, following = await self._batcher.run(session, observation, state)
+        try:
+            action, following = await self._batcher.run(session, observation, state)
+        except Exception:
+            episode.measured.failed()
+            raise
         if not np.isfinite(action).all():
+            episode.measured.failed()
             detail = "observation: so far from what the policy knows that its action is not finite"
             raise RequestProblemError(422, "invalid-request", detail, "observation")
+        shadows = self._shadows.of.get(policy.name)
+        if shadows is not None:
+            shadows.offer(episode, observation, action, episode.is_new, sequence)
         episode.moved_on(following, sequence)
+        episode.measured.step(perf_counter() - received_s)
         return session, action
 
     async def run(self, session: PolicySession, observation: np.ndarray, state: Mapping[str, np.ndarray] | None) -> Any:
@@ -190,6 +225,8 @@ class Live:
             try:
                 await self._look()
                 await self._take_over_splits()
+                if time.monotonic() - self._stored_shadows_s > _STORE_SHADOWS_S:
+                    await self._store_shadows()
             except RequestProblemError as problem:
                 logger.warning("the comparison could not be followed: %s", problem)
             except Exception:
@@ -226,6 +263,14 @@ class Live:
             policies[name] = policy if state is None else policy.follow(*state)
         if any(policies[name] is not policy for name, policy in served.policies.items()):
             self._set = replace(served, policies=policies)
+            self._shadows.follow(policies)
+
+    async def _store_shadows(self) -> None:
+        self._stored_shadows_s = time.monotonic()
+        sums = self._shadows.changed()
+        if sums:
+            await self.ledger.write(record_shadow_figures, self._replica, sums)
+        self._shadows.stored(sums)
 
     async def _read_token(self, function: Any, text: str) -> Token | None:
         token: Token | None = await self.ledger.read(function, text)

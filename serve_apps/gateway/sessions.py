@@ -112,7 +112,7 @@ class _Session:
 
     async def answer(self, frame: bytes | str | None) -> dict[str, Any]:
         """The ASGI message that answers a frame."""
-        sequence = None
+        received_s, sequence = time.perf_counter(), None
         try:
             self._caller.require("act", self._name)  # a token may be revoked while its session is open
         except RequestProblemError as problem:
@@ -126,10 +126,10 @@ class _Session:
                 return {"type": "websocket.close", "code": _TOO_BIG, "reason": f"at most {self._live.max_body_bytes} bytes a frame"}
             if isinstance(frame, bytes) and frame[0] < 0x80:
                 sequence = int.from_bytes(frame[4:8], "little")
-                return {"type": "websocket.send", "bytes": await self._compact(frame)}
+                return {"type": "websocket.send", "bytes": await self._compact(frame, received_s)}
             message = parse_msgpack(frame) if isinstance(frame, bytes) else parse_object(frame.encode())
             sequence = message.get("sequence")
-            reply = await self._message(message)
+            reply = await self._message(message, received_s)
             if isinstance(frame, bytes):
                 return {"type": "websocket.send", "bytes": pack(reply)}
             return _text(reply)
@@ -141,7 +141,7 @@ class _Session:
             problem = RequestProblemError(500, "internal-error", "the server failed; its log says why")
             return _text(problem.document() | {"sequence": sequence if type(sequence) is int else None})
 
-    async def _compact(self, frame: bytes) -> bytes:
+    async def _compact(self, frame: bytes, received_s: float) -> bytes:
         policy, reader, episode = self._live.policy(self._name), self._live.reader(self._name), self._episode
         assignment = self._assignment if episode is None else episode.assignment
         known = policy.session(assignment.version)
@@ -152,34 +152,33 @@ class _Session:
         observation = reader.read_numbers(numbers)
         if episode is None:
             episode = await self._begin(policy, self._next_id)
-        session, action = await self._live.step(policy, episode, observation, state)
+        session, action = await self._live.step(policy, episode, observation, state, received_s=received_s)
         if episode.state is not None and session.state_fields:
             return write_compact(ACTION, sequence, action, *episode.state.values(), flags=STATE)
         return write_compact(ACTION, sequence, action)
 
-    async def _message(self, message: dict[str, Any]) -> dict[str, Any]:
+    async def _message(self, message: dict[str, Any], received_s: float) -> dict[str, Any]:
         kind = message.get("type", message.get("endpoint", "observation"))
         if not isinstance(kind, str):
             raise RequestProblemError(422, "invalid-request", "type: must be text", "type")
         if message.get("sequence") is not None and type(message["sequence"]) is not int:
             raise RequestProblemError(422, "invalid-request", "sequence: must be a whole number", "sequence")
         if kind in ("observation", "infer"):
-            return await self._observation(message)
+            return await self._observation(message, received_s)
         if kind == "reset":
             return await self._reset(message)
         if kind == "outcome":
             return await self._outcome(message)
         raise RequestProblemError(422, "invalid-request", f"type: {kind[:32]!r}; observation, reset or outcome is wanted", "type")
 
-    async def _observation(self, message: dict[str, Any]) -> dict[str, Any]:
-        started_s = time.perf_counter()
+    async def _observation(self, message: dict[str, Any], received_s: float) -> dict[str, Any]:
         policy, reader = self._live.policy(self._name), self._live.reader(self._name)
         given = message.get("observation")
         if given is None:
             given = {key: value for key, value in message.items() if key not in _ENVELOPE}
         observation = reader.read(given)
         episode = self._episode or await self._begin(policy, self._next_id)
-        session, action = await self._live.step(policy, episode, observation, message.get("state"))
+        session, action = await self._live.step(policy, episode, observation, message.get("state"), received_s=received_s)
         reply: dict[str, Any] = {
             "action": split_action(session, action),
             "actions": action,  # as openpi's clients expect it: (steps, action_size)
@@ -187,7 +186,7 @@ class _Session:
             "arm": episode.assignment.arm,
             "episode_id": episode.episode_id,
             "sequence": message.get("sequence"),
-            "server_timing": {"infer_ms": 1e3 * (time.perf_counter() - started_s)},
+            "server_timing": {"infer_ms": 1e3 * (time.perf_counter() - received_s)},
         }
         if session.state_fields and episode.state is not None:
             reply["state"] = {name: value[0] for name, value in episode.state.items()}

@@ -6,10 +6,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.info import DatasetInfo, load_info
+from cluster.lerobot.layout import INFO_PATH
 from cluster.settings import Settings
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.info import DatasetInfo, load_info
-from trainables.datasets.layout import INFO_PATH
 
 __all__ = ["dataset_info", "datasets_folder", "find_dataset", "list_datasets"]
 

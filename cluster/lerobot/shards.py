@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.datasets.digest import episode_digest
-from trainables.datasets.episodes import Episode
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.features import INDEX_FEATURES, Feature, to_arrow
-from trainables.datasets.statistics import Statistics
+from cluster.lerobot.digest import episode_digest
+from cluster.lerobot.episodes import Episode
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import INDEX_FEATURES, Feature, to_arrow
+from cluster.lerobot.statistics import Statistics
 
 __all__ = ["ShardEpisode", "count_staged_episodes", "write_shard"]
 

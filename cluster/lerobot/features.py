@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trainables.datasets.errors import DatasetError
+from cluster.lerobot.errors import DatasetError
 
 __all__ = ["INDEX_FEATURES", "Feature", "to_arrow", "to_numpy", "with_index_features"]
 
@@ -58,8 +58,9 @@ class Feature:
             names = entry.get("names")
             # Older datasets nest the names under one key: {"motors": [...]}.
             names = next(iter(names.values())) if isinstance(names, Mapping) and len(names) == 1 else names
-            listed = isinstance(names, Sequence) and not isinstance(names, str)
-            return cls(name, str(entry["dtype"]), shape, tuple(str(part) for part in names) if listed else None)
+            if not isinstance(names, Sequence) or isinstance(names, str):
+                names = None
+            return cls(name, str(entry["dtype"]), shape, None if names is None else tuple(str(part) for part in names))
         except (KeyError, TypeError, ValueError):
             raise DatasetError(f"{source}: the feature {name!r} needs dtype and shape, given {entry!r}"[:300]) from None
 
@@ -114,7 +115,7 @@ def to_numpy(column: pa.Array | pa.ChunkedArray, feature: Feature) -> np.ndarray
     frames = len(array)
     while pa.types.is_nested(array.type):
         array = array.flatten()
-    values = array.to_numpy(zero_copy_only=False).astype(feature.dtype, copy=False)
+    values: np.ndarray = array.to_numpy(zero_copy_only=False).astype(feature.dtype, copy=False)
     if values.size != frames * feature.size:
         raise DatasetError(f"column {feature.name!r}: {values.size} numbers in {frames} frames, {feature.size} a frame are wanted")
     return values if feature.shape == (1,) else values.reshape(frames, *feature.shape)

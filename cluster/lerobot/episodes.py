@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.features import Feature, to_arrow, to_numpy
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import Feature, to_arrow, to_numpy
 
 __all__ = ["Episode", "episodes_to_table", "table_to_episodes"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.features import Feature
-from trainables.datasets.layout import EPISODES_FOLDER, GAITWAY_PATH, INFO_PATH, TASKS_PATH
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import Feature
+from cluster.lerobot.layout import EPISODES_FOLDER, GAITWAY_PATH, INFO_PATH, TASKS_PATH
 
 __all__ = ["DatasetInfo", "EpisodeInfo", "load_info"]
 
@@ -149,11 +149,12 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 def _read_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     try:
-        return pq.ParquetFile(path).read(columns=columns).to_pylist()
+        rows: list[dict[str, Any]] = pq.ParquetFile(path).read(columns=columns).to_pylist()
     except FileNotFoundError:
         raise DatasetError(f"{path}: is missing") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not readable parquet: {' '.join(str(error).split())[:120]}") from None
+    return rows
 
 
 def _episode_rows(path: Path) -> list[dict[str, Any]]:
