@@ -11,6 +11,7 @@ puts a proxy process of its own between (no HAProxy), the application sees no co
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -38,9 +39,9 @@ def install() -> None:
 
 
 def connection_of(scope: Mapping[str, Any]) -> SessionConnection | None:
-    """The connection behind an ASGI scope; None when another process holds it."""
+    """The connection behind an ASGI scope; None when another process holds it, or another thread's event loop."""
     found = scope.get("extensions", {}).get(_EXTENSION)
-    return found if isinstance(found, SessionConnection) else None
+    return found if isinstance(found, SessionConnection) and found.loop is asyncio.get_running_loop() else None
 
 
 class SessionConnection(WebSocketsSansIOProtocol):
