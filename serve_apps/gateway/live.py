@@ -31,7 +31,7 @@ from serve_apps.gateway.problems import RequestProblemError
 from serve_apps.gateway.requests import ObservationReader, read_state
 from serve_apps.inference.batching import Batcher, Result
 from serve_apps.inference.policy_set import Assignment, LoadedPolicy, PolicySet, load_policies
-from serve_apps.inference.session import PolicySession
+from serve_apps.inference.session import PolicySession, all_finite
 from serve_apps.inference.shadows import ShadowRunner
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class Live:
     ) -> np.ndarray:
         """What follows from a step; the action."""
         action, following = result
-        if not np.isfinite(action).all():
+        if not all_finite(action):
             episode.measured.failed()
             detail = "observation: so far from what the policy knows that its action is not finite"
             raise RequestProblemError(422, "invalid-request", detail, "observation")

@@ -233,7 +233,7 @@ def test_weights_and_breaches_reach_replicas_without_a_deployment(endpoint: dict
 def test_a_version_is_swapped_in_under_load(
     settings: Settings, endpoint: dict[str, Any], versions: dict[str, int], database: Database
 ) -> None:
-    before = serve_status(settings)["generation"]
+    before = refresh(settings)["generation"]  # with the split as it is by now
     with Load(endpoint) as load:
         load.wait_for(200)
         set_alias(settings, "pidog-run", "champion", versions["challenger"])
