@@ -338,6 +338,26 @@ def test_it_comes_up_again_on_the_same_head(settings: Settings, endpoint: dict[s
     assert serve_up(settings, CONFIG)["running"]
 
 
+def test_what_was_acknowledged_outlives_ray_and_its_proxies(settings: Settings, endpoint: dict[str, Any], database: Database) -> None:
+    """Everything is killed at once, under load: outcomes that were acknowledged are there, and episodes go on where they were."""
+    comparison = active_comparison(database, "pidog-run")
+    assert comparison is not None
+    change_weights(database, comparison.id, {"champion": 0.5, "challenger": 0.5}, "test", "test")
+    with Load(endpoint) as load:
+        load.wait_for(400)
+        processes = head_processes(settings)
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, timeout=10.0)
+        killed_s = time.monotonic()
+        assert serve_up(settings, CONFIG)["running"]
+        load.wait_for(100)
+    assert load.problems == []
+    assert any(when > killed_s for when, *_ in load.steps)
+    assert set(load.acknowledged) <= stored_outcomes(database)
+    assert all(len(arms) == 1 for arms in arms_of_episodes(load).values())
+
+
 def test_a_haproxy_that_outlived_its_ray_is_found_and_ended(settings: Settings, endpoint: dict[str, Any]) -> None:
     left_behind = haproxy_processes(settings)
     if not left_behind:
