@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import serve
 
+from serve_apps.gateway.connection import install
 from serve_apps.gateway.gateway import Gateway
 
 __all__ = ["PolicyServer", "build"]
@@ -21,6 +22,7 @@ class PolicyServer:
     """A replica."""
 
     def __init__(self) -> None:
+        install()  # before Serve starts this replica's server
         self._gateway = Gateway(replica=serve.get_replica_context().replica_tag)
 
     def __serve_build_asgi_app__(self) -> Any:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,9 @@ from serve_apps.gateway.auth import Gate
 from serve_apps.gateway.episodes import Episode, EpisodeTable, Ledger
 from serve_apps.gateway.problems import RequestProblemError
 from serve_apps.gateway.requests import ObservationReader, read_state
-from serve_apps.inference.batching import Batcher
+from serve_apps.inference.batching import Batcher, Result
 from serve_apps.inference.policy_set import Assignment, LoadedPolicy, PolicySet, load_policies
-from serve_apps.inference.session import PolicySession
+from serve_apps.inference.session import PolicySession, all_finite
 from serve_apps.inference.shadows import ShadowRunner
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ _FOLLOW_S = 0.5
 _LOOK_ANYWAY_S = 10.0
 """Silence is looked at too: an outcome that never comes brings nobody to look."""
 _STORE_SHADOWS_S = 5.0
+
+Done = Callable[[np.ndarray | Exception], None]
 
 
 class Live:
@@ -202,8 +204,42 @@ class Live:
         Returns:
             The version's session, and the action. Shape (1, action_size).
         """
-        if received_s is None:
-            received_s = perf_counter()
+        received_s = perf_counter() if received_s is None else received_s
+        session, state = self._prepared(policy, episode, handed, sequence)
+        try:
+            result = await self._batcher.run(session, observation, state)
+        except Exception:
+            episode.measured.failed()
+            raise
+        return session, self._acted(policy, episode, observation, result, sequence, received_s)
+
+    def step_soon(
+        self, policy: LoadedPolicy, episode: Episode, observation: np.ndarray, handed: Any, received_s: float, done: Done
+    ) -> None:
+        """``step`` for who waits in no task: ``done`` is called once, from the event loop, with the action or with what ``step`` raises.
+
+        Raises ``RequestProblemError`` for recurrent state that is missing or wrong; ``done``, which must not raise, is not called then.
+        """
+        session, state = self._prepared(policy, episode, handed, None)
+
+        def ran(result: Result | Exception) -> None:
+            if isinstance(result, Exception):
+                episode.measured.failed()
+                done(result)
+                return
+            try:
+                action = self._acted(policy, episode, observation, result, None, received_s)
+            except RequestProblemError as problem:
+                done(problem)
+            else:
+                done(action)
+
+        self._batcher.submit(session, observation, state, ran)
+
+    def _prepared(
+        self, policy: LoadedPolicy, episode: Episode, handed: Any, sequence: int | None
+    ) -> tuple[PolicySession, dict[str, np.ndarray] | None]:
+        """The version that the episode runs on, and its recurrent state before this step."""
         session = policy.session(episode.assignment.version)
         if session is None:
             # Its comparison is over and its version gone for good; a moving robot still needs an action.
@@ -211,13 +247,14 @@ class Live:
             session = policy.versions[policy.default_version]
             if isinstance(handed, dict) and handed.keys() != session.state_fields.keys():
                 handed = sequence = None
-        state = _incoming_state(session, episode, handed, sequence) if session.state_fields else None
-        try:
-            action, following = await self._batcher.run(session, observation, state)
-        except Exception:
-            episode.measured.failed()
-            raise
-        if not np.isfinite(action).all():
+        return session, _incoming_state(session, episode, handed, sequence) if session.state_fields else None
+
+    def _acted(
+        self, policy: LoadedPolicy, episode: Episode, observation: np.ndarray, result: Result, sequence: int | None, received_s: float
+    ) -> np.ndarray:
+        """What follows from a step; the action."""
+        action, following = result
+        if not all_finite(action):
             episode.measured.failed()
             detail = "observation: so far from what the policy knows that its action is not finite"
             raise RequestProblemError(422, "invalid-request", detail, "observation")
@@ -229,7 +266,7 @@ class Live:
         episode.measured.step(latency_s)
         if episode.recording is not None:
             episode.recording.add(episode.assignment, observation, action, received_s, latency_s, sequence)
-        return session, action
+        return action
 
     async def run(self, session: PolicySession, observation: np.ndarray, state: Mapping[str, np.ndarray] | None) -> Any:
         """A version's graph and no episode. See ``PolicySession.run``."""

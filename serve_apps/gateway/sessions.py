@@ -17,6 +17,7 @@ session and sends it with every action, so that the robot can hand it back to an
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 import time
@@ -30,6 +31,7 @@ import orjson
 from cluster.store.comparisons import get_episode
 from cluster.wire.frames import ACTION, OBSERVATION, STATE, FrameError, pack, read_compact, write_compact
 from serve_apps.gateway.auth import Caller
+from serve_apps.gateway.connection import SessionConnection, connection_of
 from serve_apps.gateway.episodes import Episode
 from serve_apps.gateway.live import Live
 from serve_apps.gateway.problems import RequestProblemError
@@ -70,15 +72,19 @@ class SessionEndpoint:
             return
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.send", "bytes": pack(metadata)})
-        while True:
-            message = await receive()
-            if message["type"] == "websocket.disconnect":
-                return
+        connection = connection_of(scope)
+        if connection is not None:
+            connection.take(functools.partial(session.take, connection))
+        while (message := await receive())["type"] != "websocket.disconnect":
             frame = message.get("bytes")
             answer = await session.answer(message.get("text") if frame is None else frame)
-            await send(answer)
+            # By the short way too, where there is one: an answer must not be overtaken by the next frame's.
+            if connection is None or not _written(connection, answer):
+                await send(answer)
             if answer["type"] == "websocket.close":
                 return
+            if connection is not None:
+                connection.answered()
 
 
 class _Session:
@@ -110,6 +116,31 @@ class _Session:
             "contract": contract.interface(),
         }
 
+    def take(self, connection: SessionConnection, frame: bytes) -> bool:
+        """Answer a compact frame of an episode under way where it arrives; False: it has to go the long way, which says why."""
+        received_s, episode, live = time.perf_counter(), self._episode, self._live
+        if episode is None or not frame or frame[0] != OBSERVATION:
+            return False
+        try:
+            self._caller.require("act", self._name)
+            policy, reader = live.policy(self._name), live.reader(self._name)
+            known = policy.session(episode.assignment.version)
+            sequence, numbers, state = read_compact(frame, OBSERVATION, reader.size, known.state_size if known else 0)
+            observation = reader.read_numbers(numbers)
+            live.gate.recheck(self._caller)
+            self._caller.spend(live.requests_per_s)
+
+            def done(result: np.ndarray | Exception) -> None:
+                if isinstance(result, Exception):
+                    connection.reply(orjson.dumps(self._refusal(result, sequence)), text=True)
+                else:
+                    connection.reply(_action_frame(episode, sequence, result))
+
+            live.step_soon(policy, episode, observation, state, received_s, done)
+        except (RequestProblemError, FrameError):
+            return False
+        return True
+
     async def answer(self, frame: bytes | str | None) -> dict[str, Any]:
         """The ASGI message that answers a frame."""
         received_s, sequence = time.perf_counter(), None
@@ -133,13 +164,16 @@ class _Session:
             if isinstance(frame, bytes):
                 return {"type": "websocket.send", "bytes": pack(reply)}
             return _text(reply)
-        except RequestProblemError as problem:
-            retry = {} if problem.retry_after_s is None else {"retry_after_s": problem.retry_after_s}
-            return _text(problem.document() | {"sequence": sequence if type(sequence) is int else None} | retry)
-        except Exception:
-            logger.exception("a session of %s failed", self._name)
-            problem = RequestProblemError(500, "internal-error", "the server failed; its log says why")
-            return _text(problem.document() | {"sequence": sequence if type(sequence) is int else None})
+        except Exception as error:
+            return _text(self._refusal(error, sequence if type(sequence) is int else None))
+
+    def _refusal(self, error: Exception, sequence: int | None) -> dict[str, Any]:
+        """The problem document that answers a frame; a defect is logged."""
+        if not isinstance(error, RequestProblemError):
+            logger.error("a session of %s failed", self._name, exc_info=error)
+            error = RequestProblemError(500, "internal-error", "the server failed; its log says why")
+        retry = {} if error.retry_after_s is None else {"retry_after_s": error.retry_after_s}
+        return error.document() | {"sequence": sequence} | retry
 
     async def _compact(self, frame: bytes, received_s: float) -> bytes:
         policy, reader, episode = self._live.policy(self._name), self._live.reader(self._name), self._episode
@@ -152,10 +186,8 @@ class _Session:
         observation = reader.read_numbers(numbers)
         if episode is None:
             episode = await self._begin(policy, self._next_id)
-        session, action = await self._live.step(policy, episode, observation, state, received_s=received_s)
-        if episode.state is not None and session.state_fields:
-            return write_compact(ACTION, sequence, action, *episode.state.values(), flags=STATE)
-        return write_compact(ACTION, sequence, action)
+        _, action = await self._live.step(policy, episode, observation, state, received_s=received_s)
+        return _action_frame(episode, sequence, action)
 
     async def _message(self, message: dict[str, Any], received_s: float) -> dict[str, Any]:
         kind = message.get("type", message.get("endpoint", "observation"))
@@ -238,6 +270,19 @@ def split_action(session: PolicySession, action: np.ndarray) -> dict[str, Any]:
         parts[field.name] = values.reshape(field.shape) if field.shape else float(values[0])
         start += field.size
     return parts
+
+
+def _action_frame(episode: Episode, sequence: int, action: np.ndarray) -> bytes:
+    if episode.state is not None:
+        return write_compact(ACTION, sequence, action, *episode.state.values(), flags=STATE)
+    return write_compact(ACTION, sequence, action)
+
+
+def _written(connection: SessionConnection, answer: dict[str, Any]) -> bool:
+    if answer["type"] == "websocket.close":
+        return False
+    text = answer.get("text")
+    return connection.write(answer["bytes"]) if text is None else connection.write(text.encode(), text=True)
 
 
 def _text(message: dict[str, Any]) -> dict[str, Any]:
