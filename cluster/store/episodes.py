@@ -28,7 +28,7 @@ from cluster.store.models import (
 )
 from cluster.store.tables import comparisons, episodes, outcomes
 
-__all__ = ["abandon_episodes", "comparison_history", "get_episode", "outcomes_in_order", "record_episode", "record_outcome"]
+__all__ = ["abandon_episodes", "comparison_history", "get_episode", "get_outcome", "outcomes_in_order", "record_episode", "record_outcome"]
 
 # A report may look while an outcome that made its deadline is still being committed: wait this much longer before giving up.
 _COMMIT_GRACE_S = 5.0
@@ -38,6 +38,17 @@ def get_episode(db: Database, policy: str, episode_id: str) -> EpisodeRow | None
     """An episode's assignment as stored, or None."""
     with db.read() as connection:
         return _episode(connection, policy, episode_id)
+
+
+def get_outcome(db: Database, policy: str, episode_id: str) -> Outcome | None:
+    """An episode's outcome as stored, or None."""
+    with db.read() as connection:
+        row = connection.execute(
+            select(*(outcomes.c[name] for name in Outcome.model_fields)).where(
+                outcomes.c.policy == policy, outcomes.c.episode_id == episode_id
+            )
+        ).one_or_none()
+    return None if row is None else Outcome.model_validate(dict(row._mapping))
 
 
 def record_episode(db: Database, episode: EpisodeRow) -> EpisodeRow:

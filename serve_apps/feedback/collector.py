@@ -32,11 +32,12 @@ class Collector:
     """Recordings of one policy's episodes.
 
     Attributes:
+        policy: its name.
         dropped: sampled episodes that are not complete, or did not fit the buffer.
     """
 
     def __init__(self, policy: str, pipe: WriterPipe) -> None:
-        self._policy, self._pipe = policy, pipe
+        self.policy, self._pipe = policy, pipe
         self._open: dict[str, Recording] = {}
         self._is_on = False
         self._settings: FeedbackConfig | None = None
@@ -60,7 +61,7 @@ class Collector:
         settings = self._settings
         if not self._is_on or settings is None or self._loaded is None or not episode.is_new or episode.recording is not None:
             return
-        if not is_sampled(self._policy, episode.episode_id, settings.share):
+        if not is_sampled(self.policy, episode.episode_id, settings.share):
             return
         assignment = episode.assignment
         about = {
@@ -86,11 +87,14 @@ class Collector:
         if recording is not None:
             self._finish(recording, outcome, how, episode.measured.error_steps)
 
-    def give_up_silent(self, now_s: float) -> None:
-        """End recordings whose robot has not been heard of for the deadline."""
+    def silent(self, now_s: float) -> list[Recording]:
+        """Recordings whose robot has not been heard of here for the deadline."""
         limit_s = self._settings.silent_s if self._settings is not None else 0.0
-        for recording in [recording for recording in self._open.values() if now_s - recording.last_s > limit_s]:
-            self._finish(recording, None, "silent", None)
+        return [recording for recording in self._open.values() if now_s - recording.last_s > limit_s]
+
+    def give_up(self, recording: Recording, outcome: Outcome | None) -> None:
+        """End a silent one; with an outcome where it came by way of another replica."""
+        self._finish(recording, outcome, "silent" if outcome is None else "outcome", None)
 
     def close(self) -> None:
         """End every recording."""
@@ -99,7 +103,7 @@ class Collector:
 
     def counts(self) -> dict[str, Any]:
         """For people."""
-        written = self._pipe.counts(self._policy)
+        written = self._pipe.counts(self.policy)
         return {
             "share": self._settings.share if self._is_on and self._settings is not None else 0.0,
             "folder": shown_url(self._folder),
@@ -124,7 +128,7 @@ class Collector:
         if recording.lost or not recording.steps or self._settings is None:
             return
         recording.about |= {"ended": how, "error_steps": error_steps} | _described(outcome)
-        self._pipe.send(self._policy, recording, self._folder, self._settings)
+        self._pipe.send(self.policy, recording, self._folder, self._settings)
 
 
 class Feedback:
@@ -147,11 +151,10 @@ class Feedback:
             if policy.feedback is not None or name in self.of:
                 self.of.setdefault(name, Collector(name, self._pipe)).follow(policy.feedback, policies[name])
 
-    def give_up_silent(self) -> None:
-        """See ``Collector.give_up_silent``."""
+    def silent(self) -> list[tuple[Collector, Recording]]:
+        """See ``Collector.silent``."""
         now_s = time.perf_counter()
-        for collector in self.of.values():
-            collector.give_up_silent(now_s)
+        return [(collector, recording) for collector in self.of.values() for recording in collector.silent(now_s)]
 
     def counts(self, policy: str) -> dict[str, Any] | None:
         """See ``Collector.counts``; None for a policy that was never recorded."""

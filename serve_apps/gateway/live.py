@@ -23,6 +23,7 @@ from cluster.runtime.served import ServedState
 from cluster.settings import Settings
 from cluster.store.comparisons import Outcome, current_splits
 from cluster.store.database import Database
+from cluster.store.episodes import get_outcome
 from cluster.store.shadows import record_shadow_figures
 from cluster.store.tokens import Token
 from serve_apps.feedback.collector import Feedback
@@ -279,8 +280,9 @@ class Live:
                 await self._look()
                 await self._take_over_splits()
                 if time.monotonic() - self._stored_shadows_s > _STORE_SHADOWS_S:
-                    self.feedback.give_up_silent()
                     await self._store_shadows()
+                    for collector, recording in self.feedback.silent():
+                        collector.give_up(recording, await self.ledger.read(get_outcome, collector.policy, recording.episode_id))
             except RequestProblemError as problem:
                 logger.warning("the comparison could not be followed: %s", problem)
             except Exception:

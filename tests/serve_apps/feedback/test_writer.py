@@ -234,6 +234,26 @@ def test_a_version_that_changes_under_way_is_told_by_its_step() -> None:
     assert [span["from_step"] for span in made.take_content()["about"]["versions"]] == [0, 1, 2, 3]  # four assignments, one a step
 
 
+def test_a_replica_that_records_loads_no_more_than_one_that_does_not(
+    settings: Settings, tmp_path: Path, make_bundle: Callable[..., Path]
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    version = ServedVersion(bundle=bundle, digest=verify(bundle))
+    feedback = FeedbackConfig(share=1.0, folder=str(tmp_path / "served"))
+    policies = {"pidog-run": ServedPolicy(versions={"1": version}, default_version="1", feedback=feedback)}
+    state = ServedState(policies=policies, database_url=settings.gaitway_database_url)
+    code = (
+        REPLICA.replace("await asyncio.sleep(60)", "await live.close()")
+        + "\nprint(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, json.dumps(state.as_user_config())], stdout=subprocess.PIPE, timeout=60, check=True)
+    loaded = set(json.loads(ended.stdout.splitlines()[-1]))
+    assert loaded & {"pyarrow", "pandas", "torch", "mlflow", "scipy", "alembic", "plotly", "trainables"} == set()
+    assert {"onnxruntime", "msgpack"} <= loaded
+    # The writer ended with what it had, the episode under way included.
+    assert sum(load_info(path).num_episodes for path in (tmp_path / "served/pidog-run").iterdir()) == 8
+
+
 def test_an_episode_that_kills_every_writer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_apps.feedback.pipe.WRITER", "this_module_is_not_there")
     pipe, budget = WriterPipe("r"), Budget(1 << 20)

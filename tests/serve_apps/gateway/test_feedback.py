@@ -18,6 +18,7 @@ from websockets.asyncio.client import connect
 from cluster.cli.main import app
 from cluster.lerobot.info import DatasetInfo
 from cluster.runtime.served import FeedbackConfig
+from cluster.store.comparisons import Outcome, record_outcome
 from cluster.wire.frames import OBSERVATION, write_compact
 from serve_apps.feedback.collector import is_sampled
 from trainables.datasets.lerobot import compute_digest, load_frames, load_info
@@ -147,6 +148,16 @@ async def test_sessions_are_recorded_and_a_silent_robot_is_given_up(site: Any, u
     await play(site, "s", 1, {"value": 0.3})
     await asyncio.sleep(0.3)
     assert (await counts(site))["written"] == 1
+
+
+async def test_an_outcome_that_came_by_way_of_another_replica_is_found(site: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("serve_apps.gateway.live._STORE_SHADOWS_S", 0.1)
+    await recorded(site, tmp_path / "served", silent_s=0.5)
+    await play(site, "e", 3)
+    record_outcome(site.database, "e", Outcome(value=0.33), policy="pidog-run")
+    await counts(site, written=1)
+    (info,) = datasets(tmp_path / "served")
+    assert (info.episodes[0].about["ended"], info.episodes[0].about["outcome_value"]) == ("outcome", 0.33)
 
 
 async def test_an_episode_with_a_gap_or_without_room_is_dropped_and_counted(site: Any, tmp_path: Path) -> None:
