@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.runtime.serve_config import ServedPolicyConfig
-from cluster.runtime.served import ServedArm, ServedComparison, ServedPolicy, ServedState, ServedVersion
+from cluster.runtime.served import SERVED, ServedArm, ServedComparison, ServedPolicy, ServedState, ServedVersion
 from cluster.settings import Settings
+from cluster.storage import join_url
 
 if TYPE_CHECKING:
     from cluster.store.comparisons import Comparison
@@ -76,4 +77,7 @@ def _desired_policy(settings: Settings, policy: ServedPolicyConfig, comparison: 
         arms = tuple(ServedArm(**arm.model_dump()) for arm in comparison.arms)
         version = comparison.weights[-1].version
         split = ServedComparison(id=comparison.id, salt=comparison.salt, arms=arms, weights_version=version, unit=comparison.unit)
-    return ServedPolicy(versions=versions, default_version=str(default.version), comparison=split, feedback=policy.feedback)
+    feedback = policy.feedback
+    if feedback is not None and feedback.folder is None:
+        feedback = feedback.model_copy(update={"folder": join_url(settings.storage_url, SERVED)})
+    return ServedPolicy(versions=versions, default_version=str(default.version), comparison=split, feedback=feedback)

@@ -13,7 +13,11 @@ from pydantic import Field, model_validator
 
 from cluster.config import Config
 
-__all__ = ["FeedbackConfig", "ServedArm", "ServedComparison", "ServedPolicy", "ServedState", "ServedVersion"]
+__all__ = ["SERVED", "FeedbackConfig", "ServedArm", "ServedComparison", "ServedPolicy", "ServedState", "ServedVersion"]
+
+
+SERVED = "served"
+"""Folder of served episodes on the shared storage."""
 
 
 class ServedVersion(Config):

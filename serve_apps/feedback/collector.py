@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from cluster.runtime.served import FeedbackConfig, ServedState
+from cluster.runtime.served import SERVED, FeedbackConfig, ServedState
 from cluster.settings import Settings
 from cluster.storage import join_url, shown_url
 from cluster.store.models import Outcome
@@ -54,7 +54,7 @@ class Collector:
         if settings is not None:
             self._settings = settings
             self._budget.limit_bytes = settings.buffer_mb * 2**20
-            self._folder = settings.folder or join_url(Settings.from_environment().storage_url, "served")
+            self._folder = settings.folder or join_url(Settings.from_environment().storage_url, SERVED)
 
     def begin(self, episode: Episode, robot_id: str | None) -> None:
         """An episode is remembered from now on. It is recorded if it is sampled and its first step is still to come."""

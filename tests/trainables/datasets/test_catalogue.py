@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 
@@ -23,11 +24,15 @@ def test_one_broken_dataset_does_not_hide_the_others(tmp_path):
     for name in ("good", "hurt"):
         write_dataset(datasets_folder(home) / name, three(), SPEC)
     write_dataset(tmp_path / "runs" / "run_1" / "data", three(), SPEC)
+    write_dataset(home.shared_path / "served" / "pidog-run" / "now_r_1", three(), SPEC)
+    shutil.copytree(home.shared_path / "served/pidog-run/now_r_1", home.shared_path / "served/pidog-run/.x.partial-1")  # still written
     damaged = datasets_folder(home) / "hurt" / "meta/info.json"
     damaged.write_text(json.dumps(json.loads(damaged.read_text()) | {"codebase_version": "v2.1"}))
-    good, hurt, of_run = list_datasets(home)
+    good, hurt, of_run, served = list_datasets(home)
     assert (good["name"], good["episodes"], good["frames"], good["duration_s"]) == ("good", 3, 12, 0.24)
     assert "codebase_version is v2.1" in hurt["problem"]
     assert of_run["name"] == "run_1/data"
+    assert served["name"] == "served/pidog-run/now_r_1"
+    assert find_dataset(home, served["name"]) == home.shared_path / served["name"]
     assert find_dataset(home, "run_1/data") == tmp_path / "runs" / "run_1" / "data"
     assert dataset_info(find_dataset(home, "good"))["split"] == {"train": 3, "validation": 0}
