@@ -33,6 +33,10 @@ class PolicyServer:
         """Called by Serve with every new ``user_config``, while requests are being answered."""
         await self._gateway.apply(user_config)
 
+    async def __del__(self) -> None:
+        """Awaited by Serve when it ends a replica, after the last request: what is known here alone reaches the disk."""
+        await self._gateway.live.close()
+
 
 def build(arguments: dict[str, Any]) -> serve.Application:
     """What Serve imports.

@@ -25,6 +25,8 @@ class Feature:
     shape: tuple[int, ...]
     names: tuple[str, ...] | None = None
     """Name of each component; None: unnamed."""
+    unit: str = ""
+    """SI unit of each component; empty: dimensionless, or not said. Ours: LeRobot has none and leaves it alone."""
 
     @property
     def size(self) -> int:
@@ -48,7 +50,8 @@ class Feature:
 
     def to_json(self) -> dict[str, Any]:
         """Entry in ``info.json``."""
-        return {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names) if self.names else None}
+        entry = {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names) if self.names else None}
+        return entry | {"unit": self.unit} if self.unit else entry
 
     @classmethod
     def from_json(cls, name: str, entry: Mapping[str, Any], source: str) -> Feature:
@@ -60,7 +63,9 @@ class Feature:
             names = next(iter(names.values())) if isinstance(names, Mapping) and len(names) == 1 else names
             if not isinstance(names, Sequence) or isinstance(names, str):
                 names = None
-            return cls(name, str(entry["dtype"]), shape, None if names is None else tuple(str(part) for part in names))
+            return cls(
+                name, str(entry["dtype"]), shape, None if names is None else tuple(str(part) for part in names), str(entry.get("unit", ""))
+            )
         except (KeyError, TypeError, ValueError):
             raise DatasetError(f"{source}: the feature {name!r} needs dtype and shape, given {entry!r}"[:300]) from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature
-from cluster.lerobot.layout import EPISODES_FOLDER, GAITWAY_PATH, INFO_PATH, TASKS_PATH
+from cluster.lerobot.layout import ABOUT, EPISODES_FOLDER, GAITWAY_PATH, INFO_PATH, TASKS_PATH
 
 __all__ = ["DatasetInfo", "EpisodeInfo", "load_info"]
 
@@ -27,6 +27,8 @@ class EpisodeInfo:
     data_file: Path
     from_index: int
     to_index: int
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known of it, where it was written so (``Episode.about``)."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,13 @@ def _episodes(path: Path, rows: Sequence[dict[str, Any]], template: str) -> tupl
         try:
             data_file = path / template.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
             episode = EpisodeInfo(
-                row["episode_index"], row["length"], tuple(row["tasks"]), data_file, row["dataset_from_index"], row["dataset_to_index"]
+                row["episode_index"],
+                row["length"],
+                tuple(row["tasks"]),
+                data_file,
+                row["dataset_from_index"],
+                row["dataset_to_index"],
+                {name.removeprefix(ABOUT): value for name, value in row.items() if name.startswith(ABOUT)},
             )
         except (KeyError, IndexError, TypeError) as error:
             raise DatasetError(f"{path / EPISODES_FOLDER}: an episode's row lacks {error}") from None

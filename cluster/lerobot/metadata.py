@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature, with_index_features
-from cluster.lerobot.layout import CHUNKS_SIZE, DATA_PATH, EPISODES_PATH, GAITWAY_PATH, INFO_PATH, STATS_PATH, TASKS_PATH, VERSION
+from cluster.lerobot.layout import ABOUT, CHUNKS_SIZE, DATA_PATH, EPISODES_PATH, GAITWAY_PATH, INFO_PATH, STATS_PATH, TASKS_PATH, VERSION
 from cluster.lerobot.shards import ShardEpisode
 from cluster.lerobot.split import split_episodes
 from cluster.lerobot.statistics import Statistics
@@ -79,6 +79,7 @@ def write_metadata(
                 **{f"stats/{feature.name}/{key}": value for feature in features for key, value in own[feature.name].to_json().items()},
                 "meta/episodes/chunk_index": 0,
                 "meta/episodes/file_index": 0,
+                **{f"{ABOUT}{name}": value for name, value in episode.about.items()},
             }
         )
     total = {feature.name: Statistics.combined([own[feature.name] for own in statistics]).to_json() for feature in features}

@@ -76,4 +76,4 @@ def _desired_policy(settings: Settings, policy: ServedPolicyConfig, comparison: 
         arms = tuple(ServedArm(**arm.model_dump()) for arm in comparison.arms)
         version = comparison.weights[-1].version
         split = ServedComparison(id=comparison.id, salt=comparison.salt, arms=arms, weights_version=version, unit=comparison.unit)
-    return ServedPolicy(versions=versions, default_version=str(default.version), comparison=split)
+    return ServedPolicy(versions=versions, default_version=str(default.version), comparison=split, feedback=policy.feedback)

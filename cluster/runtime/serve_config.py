@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Config
+from cluster.runtime.served import FeedbackConfig
 from cluster.store.models import MAX_ARMS, Auto, Guardrail
 
 __all__ = ["ServeConfig", "ServedOptions", "ServedPolicyConfig", "SplitConfig"]
@@ -45,6 +46,7 @@ class ServedPolicyConfig(Config):
     policy: str = Field("pidog-run", description="policy name in the registry")
     default: str = Field("champion", description="alias or number of the version that serves episodes outside a comparison")
     split: SplitConfig | None = Field(None, description="comparison to start; None: start none")
+    feedback: FeedbackConfig | None = Field(None, description="which served episodes are written as datasets; None: none")
 
 
 class ServedOptions(Config):

@@ -26,6 +26,7 @@ from cluster.store.comparisons import (
     record_outcome,
 )
 from cluster.store.database import Database
+from serve_apps.feedback.recording import Recording
 from serve_apps.gateway.problems import RequestProblemError
 from serve_apps.inference.measured import MeasuredEpisode
 from serve_apps.inference.policy_set import Assignment, LoadedPolicy
@@ -85,7 +86,7 @@ class Ledger:
 class Episode:
     """One episode under way, as this replica remembers it."""
 
-    __slots__ = ("assignment", "episode_id", "is_new", "measured", "sequence", "shadow", "state")
+    __slots__ = ("assignment", "episode_id", "is_new", "measured", "recording", "sequence", "shadow", "state")
 
     def __init__(self, episode_id: str, assignment: Assignment, is_new: bool) -> None:
         self.episode_id = episode_id
@@ -95,6 +96,8 @@ class Episode:
         self.measured = MeasuredEpisode()
         self.shadow: ShadowMemory | None = None
         """What the shadows know of it; None: nothing."""
+        self.recording: Recording | None = None
+        """Its steps so far, when it is one of those that are written; else None."""
 
     def restart(self, assignment: Assignment) -> None:
         """Begin on another version, as if no step had been taken."""
@@ -115,8 +118,9 @@ class Episode:
 class EpisodeTable:
     """The latest ``capacity`` episodes of this replica; one that fell out is read from the database again."""
 
-    def __init__(self, capacity: int = 20_000) -> None:
+    def __init__(self, capacity: int = 20_000, on_evicted: Callable[[str, Episode], None] | None = None) -> None:
         self._episodes: OrderedDict[tuple[str, str], Episode] = OrderedDict()
+        self._on_evicted = on_evicted
         self._capacity = capacity
 
     def __len__(self) -> int:
@@ -151,5 +155,7 @@ class EpisodeTable:
         episode = Episode(episode_id, assignment, is_new=stored is row)
         self._episodes[policy.name, episode_id] = episode
         if len(self._episodes) > self._capacity:
-            self._episodes.popitem(last=False)
+            (name, _), oldest = self._episodes.popitem(last=False)
+            if self._on_evicted is not None:
+                self._on_evicted(name, oldest)
         return episode

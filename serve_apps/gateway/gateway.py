@@ -148,18 +148,21 @@ class Gateway:
         loaded, mine = self.live.loaded, request.scope["gaitway.caller"].token.policies
         return JsonResponse(
             {
-                "policies": [_summary(policy) for name, policy in loaded.policies.items() if not mine or name in mine],
+                "policies": [self._summary(policy) for name, policy in loaded.policies.items() if not mine or name in mine],
                 "generation": loaded.generation,
                 "refused": self.live.refused,
                 "replica": self._replica,
             }
         )
 
+    def _summary(self, policy: LoadedPolicy) -> dict[str, Any]:
+        return _described(policy) | {"feedback": self.live.feedback.counts(policy.name)}
+
     async def _describe_policy(self, request: Request) -> Response:
         policy = self.live.policy(request.path_params["policy"])
         contract = policy.contract
         fields = {label: [field.model_dump(mode="json") for field in getattr(contract, label)] for label in ("observation", "action")}
-        return JsonResponse(_summary(policy) | fields)
+        return JsonResponse(self._summary(policy) | fields)
 
     async def _list_comparisons(self, _request: Request) -> Response:
         found = await self.live.ledger.read(list_comparisons)
@@ -191,7 +194,7 @@ def _report_of(database: Database, comparison_id: str) -> dict[str, Any]:
     return report(database, comparison_id).to_dict()
 
 
-def _summary(policy: LoadedPolicy) -> dict[str, Any]:
+def _described(policy: LoadedPolicy) -> dict[str, Any]:
     contract, comparison = policy.contract, policy.comparison
     return {
         "policy": policy.name,

@@ -25,6 +25,7 @@ from cluster.store.comparisons import Outcome, current_splits
 from cluster.store.database import Database
 from cluster.store.shadows import record_shadow_figures
 from cluster.store.tokens import Token
+from serve_apps.feedback.collector import Feedback
 from serve_apps.gateway.auth import Gate
 from serve_apps.gateway.episodes import Episode, EpisodeTable, Ledger
 from serve_apps.gateway.problems import RequestProblemError
@@ -58,11 +59,12 @@ class Live:
     Attributes:
         episodes: episodes under way here.
         gate: who may call.
+        feedback: served episodes on their way into datasets.
         refused: the last state that could not be served: ``generation``, ``reason``; None when the last one is being served.
     """
 
     def __init__(self, replica: str = "") -> None:
-        self.episodes = EpisodeTable()
+        self.episodes = EpisodeTable(on_evicted=self._give_up)
         self.gate = Gate(self._read_token)
         self.refused: dict[str, str] | None = None
         self._set: PolicySet | None = None
@@ -71,6 +73,7 @@ class Live:
         self._replica = replica
         self._batcher = Batcher()
         self._shadows = ShadowRunner()
+        self.feedback = Feedback(replica)
         self._limits = ServedState(policies={})
         self._applying = asyncio.Lock()
         self._following: asyncio.Task[None] | None = None
@@ -100,6 +103,7 @@ class Live:
             before, self._ledger = self._ledger, ledger
             self._set, self.refused, self._limits = loaded, None, state
             self._shadows.follow(loaded.policies)
+            self.feedback.follow(state, loaded.policies)
             if before is not None and before is not ledger:
                 before.close()
             if self._following is None:
@@ -111,7 +115,7 @@ class Live:
             self._following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._following
-        await asyncio.to_thread(self._shadows.close)
+        await asyncio.gather(asyncio.to_thread(self._shadows.close), asyncio.to_thread(self.feedback.close))
         if self._ledger is not None:
             with contextlib.suppress(RequestProblemError):  # logged before; the process ends
                 await self._store_shadows()
@@ -124,6 +128,9 @@ class Live:
         """
         episode = self.episodes.find(policy, episode_id)
         new = await self.ledger.end(policy, episode_id, outcome, None if episode is None else episode.measured.to_json())
+        collector = self.feedback.of.get(policy)
+        if collector is not None and episode is not None:
+            collector.end(episode, outcome, "outcome")
         served = self.loaded.policies.get(policy)
         if new and served is not None and served.comparison is not None:
             self._to_look_at.add(served.comparison.id)
@@ -167,7 +174,13 @@ class Live:
     async def begin(self, policy: LoadedPolicy, episode_id: str, robot_id: str | None) -> Episode:
         """The episode, recorded if it is new."""
         episode = self.episodes.find(policy.name, episode_id)
-        return episode if episode is not None else await self.episodes.begin(self.ledger, policy, episode_id, robot_id)
+        if episode is not None:
+            return episode
+        episode = await self.episodes.begin(self.ledger, policy, episode_id, robot_id)
+        collector = self.feedback.of.get(policy.name)
+        if collector is not None:
+            collector.begin(episode, robot_id)
+        return episode
 
     async def step(
         self,
@@ -249,7 +262,10 @@ class Live:
         if shadows is not None:
             shadows.offer(episode, observation, action, episode.is_new, sequence)
         episode.moved_on(following, sequence)
-        episode.measured.step(perf_counter() - received_s)
+        latency_s = perf_counter() - received_s
+        episode.measured.step(latency_s)
+        if episode.recording is not None:
+            episode.recording.add(episode.assignment, observation, action, received_s, latency_s, sequence)
         return action
 
     async def run(self, session: PolicySession, observation: np.ndarray, state: Mapping[str, np.ndarray] | None) -> Any:
@@ -263,6 +279,7 @@ class Live:
                 await self._look()
                 await self._take_over_splits()
                 if time.monotonic() - self._stored_shadows_s > _STORE_SHADOWS_S:
+                    self.feedback.give_up_silent()
                     await self._store_shadows()
             except RequestProblemError as problem:
                 logger.warning("the comparison could not be followed: %s", problem)
@@ -308,6 +325,11 @@ class Live:
         if sums:
             await self.ledger.write(record_shadow_figures, self._replica, sums)
         self._shadows.stored(sums)
+
+    def _give_up(self, policy: str, episode: Episode) -> None:
+        collector = self.feedback.of.get(policy)
+        if collector is not None:
+            collector.end(episode, None, "evicted")
 
     async def _read_token(self, function: Any, text: str) -> Token | None:
         token: Token | None = await self.ledger.read(function, text)

@@ -57,10 +57,7 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
         "version": info.version,
         "fps": info.fps,
         "episodes_by_task": episodes_of,
-        "features": {
-            name: {"dtype": feature.dtype, "shape": list(feature.shape), "names": list(feature.names) if feature.names else None}
-            for name, feature in info.features.items()
-        },
+        "features": {name: feature.to_json() for name, feature in info.features.items()},
         "split": {name: len(indices) for name, indices in info.splits.items()},
         "missing_videos": [str(video.relative_to(info.path)) for video in info.missing_videos],
         "lineage": info.gaitway.get("lineage"),
