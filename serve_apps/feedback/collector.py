@@ -158,7 +158,7 @@ class Feedback:
         collector = self.of.get(policy)
         return None if collector is None else collector.counts()
 
-    def close(self, timeout_s: float = 5.0) -> None:
+    def close(self, timeout_s: float = 3.0) -> None:
         """End every recording and wait for the writer to end, at most ``timeout_s``; it ends what it does after that too."""
         for collector in self.of.values():
             collector.close()
