@@ -150,6 +150,10 @@ class Live:
         episode = self.episodes.find(policy.name, episode_id)
         return episode if episode is not None else await self.episodes.begin(self.ledger, policy, episode_id, robot_id)
 
+    async def expected(self, policy: LoadedPolicy, episode_id: str, robot_id: str | None) -> Assignment:
+        """What an episode that has not begun will be assigned to."""
+        return await self.episodes.expected(self.ledger, policy, episode_id, robot_id)
+
     async def step(
         self, policy: LoadedPolicy, episode: Episode, observation: np.ndarray, handed: Any = None, sequence: int | None = None
     ) -> tuple[PolicySession, np.ndarray]:
