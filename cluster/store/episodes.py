@@ -34,6 +34,7 @@ __all__ = [
     "comparison_history",
     "get_episode",
     "outcomes_in_order",
+    "past_outcomes",
     "record_episode",
     "record_outcome",
     "robot_assignment",
@@ -256,6 +257,20 @@ def comparison_history(db: Database, comparison_id: str, now: datetime | None = 
 def outcomes_in_order(db: Database, comparison_id: str) -> list[CountedEpisode]:
     """The episodes that a verdict counts now, in the order of assignment."""
     return comparison_history(db, comparison_id).episodes
+
+
+def past_outcomes(db: Database, policy: str, version: str, metric: str, at_most: int = 5_000) -> list[tuple[float, str | None]]:
+    """A version's latest outcomes in comparisons of one metric, each with its robot, the oldest first."""
+    with db.read() as connection:
+        rows = connection.execute(
+            select(outcomes.c.value, episodes.c.robot_id)
+            .join(episodes, and_(episodes.c.policy == outcomes.c.policy, episodes.c.episode_id == outcomes.c.episode_id))
+            .join(comparisons, episodes.c.comparison_id == comparisons.c.id)
+            .where(episodes.c.policy == policy, episodes.c.version == version, comparisons.c.metric == metric, ~outcomes.c.late)
+            .order_by(outcomes.c.received_at.desc(), outcomes.c.episode_id)
+            .limit(at_most)
+        ).all()
+    return [(row.value, row.robot_id) for row in reversed(rows)]
 
 
 def _repeat(known_sha256: str, payload_sha256: str, episode_id: str) -> bool:
