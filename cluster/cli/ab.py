@@ -24,7 +24,10 @@ def start(
     policy: Annotated[str, typer.Option(help="policy whose traffic is split")] = "pidog-run",
     champion: Annotated[str, typer.Option(help="version or alias in service")] = "champion",
     challenger: Annotated[
-        list[str] | None, typer.Option(help="version or alias that wants its place; up to three; default: challenger", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="version or alias that wants its place; up to three; default: challenger, or none beside shadows", show_default=False
+        ),
     ] = None,
     share: Annotated[float, typer.Option(min=0.01, max=0.99, help="share of the episodes that the challengers get together")] = 0.1,
     metric: Annotated[str, typer.Option(help="outcome value that is compared; more is better")] = "forward_velocity_m_s",

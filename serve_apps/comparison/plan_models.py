@@ -53,5 +53,10 @@ class Plan(Config):
     def _takes(self, item: PlannedEffect) -> str:
         if item.episodes is None:
             return f"more than {self.horizon:,} episodes"
-        arms = ", ".join(f"{name} {count:,}" for name, count in item.episodes_per_arm.items())
-        return f"{item.episodes:,} episodes ({arms})"
+        arms = ", ".join(f"{name} {_about(count):,}" for name, count in item.episodes_per_arm.items())
+        return f"about {_about(item.episodes):,} episodes ({arms})"
+
+
+def _about(count: int) -> int:
+    """Two digits: the simulation knows no more."""
+    return int(float(f"{count:.2g}"))

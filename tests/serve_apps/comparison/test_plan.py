@@ -91,7 +91,7 @@ def test_the_plan_is_kept_with_the_comparison_and_told_in_its_report(db: Databas
     found = report(db, comparison.id)
     text = found.to_text()
     assert "expected with 80 % power if outcomes are either 0 or 1, mean 0.75:" in text
-    assert "  +0.2 in success: " in text
+    assert "  +0.2 in success: about " in text
     assert "within 200 episodes: +" in text
     assert type(found).model_validate(json.loads(json.dumps(found.to_dict()))) == found
 
