@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, select, update
+from sqlalchemy import Connection, and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from cluster.errors import StoreError
@@ -203,54 +203,42 @@ def comparison_history(db: Database, comparison_id: str, now: datetime | None = 
             all of them would take longer than everything else.
     """
     now = datetime.now(UTC) if now is None else now
-    asked = sorted(figures)
+    of_robot = [name for name in sorted(figures) if not name.startswith(SERVER_PREFIX)]
+    of_server = [name.removeprefix(SERVER_PREFIX) for name in sorted(figures) if name.startswith(SERVER_PREFIX)]
+    asked = [*(outcomes.c.metrics[name].as_float() for name in of_robot), *(outcomes.c.server[name].as_float() for name in of_server)]
+    counted: list[CountedEpisode] = []
+    assigned: list[CountedEpisode] = []
+    in_flight = waiting = late = 0
     with db.read() as connection:
         deadline_s = connection.execute(select(comparisons.c.outcome_deadline_s).where(comparisons.c.id == comparison_id)).scalar()
         if deadline_s is None:
             raise UnknownComparisonError(f"no comparison {comparison_id!r}; `gaitway ab ls` lists them")
+        limit_s = float(deadline_s) + _COMMIT_GRACE_S
+        silent_since = now - timedelta(seconds=limit_s)
         rows = connection.execute(
-            select(*_HISTORY, *(_figure(name) for name in asked))
+            select(*_HISTORY, *asked)
             .select_from(
                 episodes.outerjoin(outcomes, and_(episodes.c.policy == outcomes.c.policy, episodes.c.episode_id == outcomes.c.episode_id))
             )
             .where(episodes.c.comparison_id == comparison_id)
             .order_by(episodes.c.sequence)
-        ).all()
-    limit_s = float(deadline_s) + _COMMIT_GRACE_S
-    silent_since = now - timedelta(seconds=limit_s)
-    counted: list[CountedEpisode] = []
-    assigned: list[CountedEpisode] = []
-    in_flight = waiting = late = 0
-    for (
-        name,
-        sequence,
-        arm,
-        version,
-        propensity,
-        of_weights,
-        robot_id,
-        started_at,
-        gone,
-        is_late,
-        value,
-        fell,
-        steps,
-        took_s,
-        *rest,
-    ) in rows:
-        reported = is_late is not None and not is_late
-        late += int(bool(is_late))
-        is_open = is_late is None and gone is None and started_at >= silent_since
-        metrics, server = _split_figures(asked, rest) if asked else (_NOTHING, _NOTHING)
-        outcome = CountedOutcome(value, fell, steps, took_s, metrics) if reported else None
-        episode = CountedEpisode(name, sequence, arm, version, propensity, of_weights or 1, robot_id, started_at, outcome, is_open, server)
-        assigned.append(episode)
-        if is_open:
-            in_flight += 1
-        elif in_flight:
-            waiting += int(reported)
-        else:
-            counted.append(episode)
+        )
+        for name, sequence, arm, version, propensity, split, robot, started_at, gone, is_late, value, fell, steps, took_s, *rest in rows:
+            is_open = is_late is None and gone is None and started_at >= silent_since
+            outcome, server = None, _NOTHING
+            if is_late is not None and not is_late:
+                metrics = _present(of_robot, rest) if of_robot else _NOTHING
+                server = _present(of_server, rest[len(of_robot) :]) if of_server else _NOTHING
+                outcome = CountedOutcome(value, fell, steps, took_s, metrics)
+            episode = CountedEpisode(name, sequence, arm, version, propensity, split or 1, robot, started_at, outcome, is_open, server)
+            assigned.append(episode)
+            if is_open:
+                in_flight += 1
+            elif not in_flight:
+                counted.append(episode)
+            elif outcome is not None:
+                waiting += 1
+            late += bool(is_late)
     return History(counted, in_flight, waiting, late, assigned, now, limit_s)
 
 
@@ -279,21 +267,8 @@ def _repeat(known_sha256: str, payload_sha256: str, episode_id: str) -> bool:
     return False
 
 
-def _figure(name: str) -> ColumnElement[float]:
-    of_server = name.startswith(SERVER_PREFIX)
-    found: ColumnElement[float] = (outcomes.c.server if of_server else outcomes.c.metrics)[name.removeprefix(SERVER_PREFIX)].as_float()
-    return found
-
-
-def _split_figures(names: Sequence[str], values: Sequence[float | None]) -> tuple[dict[str, float], dict[str, float]]:
-    """An outcome's figures and the server's, those that are there."""
-    metrics, server = {}, {}
-    for name, value in zip(names, values, strict=True):
-        if value is not None and name.startswith(SERVER_PREFIX):
-            server[name.removeprefix(SERVER_PREFIX)] = value
-        elif value is not None:
-            metrics[name] = value
-    return metrics, server
+def _present(names: Sequence[str], values: Sequence[float | None]) -> dict[str, float]:
+    return {name: value for name, value in zip(names, values, strict=False) if value is not None}
 
 
 def _as_its_robot(connection: Connection, episode: EpisodeRow) -> EpisodeRow:

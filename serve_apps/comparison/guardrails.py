@@ -14,6 +14,7 @@ guardrail of 10 % at alpha 0.05.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,23 +35,30 @@ def figures_of(comparison: Comparison) -> set[str]:
 
 def guardrail_reports(comparison: Comparison, units: Units) -> tuple[GuardrailReport, ...]:
     """Every guardrail of every arm that acts."""
+    if not comparison.guardrails:
+        return ()
     most = comparison.episodes_per_robot if comparison.unit == "robot" else 1
+    episodes = [episode for unit in units.assigned for episode in unit]
+    lengths = np.array([len(unit) for unit in units.assigned], dtype=np.int64)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    sizes = np.where(np.array(units.done, dtype=bool), lengths, most)
+    position = {arm.name: k for k, arm in enumerate(comparison.arms)}
+    arm_of = np.array([position[unit[0].arm] for unit in units.assigned], dtype=np.int64)
+    ended = np.bincount(owner, [not episode.is_open for episode in episodes], len(lengths))
+    counts = [np.bincount(owner, _counts(guardrail, episodes), len(lengths)) for guardrail in comparison.guardrails]
     found = []
-    for arm in comparison.acting_arms if comparison.guardrails else ():
-        own = [(unit, done) for unit, done in zip(units.assigned, units.done, strict=True) if unit[0].arm == arm.name]
-        sizes = np.array([len(unit) if done else most for unit, done in own], dtype=np.float64)
-        ended = sum(not episode.is_open for unit, _ in own for episode in unit)
-        for guardrail in comparison.guardrails:
-            counts = np.array([sum(_counts(guardrail, episode) for episode in unit) for unit, _ in own], dtype=np.float64)
-            e_values = share_log_e_values(counts / sizes, guardrail.at_most)
+    for arm in comparison.acting_arms:
+        own = arm_of == position[arm.name]
+        for guardrail, count in zip(comparison.guardrails, counts, strict=True):
+            e_values = share_log_e_values(count[own] / sizes[own], guardrail.at_most)
             found.append(
                 GuardrailReport(
                     arm=arm.name,
                     name=guardrail.name,
                     above=guardrail.above,
                     at_most=guardrail.at_most,
-                    episodes=ended,
-                    counted=int(counts.sum()),
+                    episodes=int(ended[own].sum()),
+                    counted=int(count[own].sum()),
                     e_value=largest_e_value(e_values),
                     e_threshold=1.0 / guardrail.alpha,
                     breached=bool(len(e_values)) and float(e_values.max()) >= -math.log(guardrail.alpha),
@@ -59,15 +67,14 @@ def guardrail_reports(comparison: Comparison, units: Units) -> tuple[GuardrailRe
     return tuple(found)
 
 
-def _counts(guardrail: Guardrail, episode: CountedEpisode) -> bool:
-    if guardrail.name == "missing":
-        return episode.outcome is None and not episode.is_open
-    if episode.outcome is None:
-        return False
-    if guardrail.name == "fell":
-        return episode.outcome.fell
-    if guardrail.name.startswith(SERVER_PREFIX):
-        value = episode.server.get(guardrail.name.removeprefix(SERVER_PREFIX))
-    else:
-        value = episode.outcome.metrics.get(guardrail.name)
-    return value is not None and guardrail.above is not None and value > guardrail.above
+def _counts(guardrail: Guardrail, episodes: Sequence[CountedEpisode]) -> list[bool]:
+    """Of each episode, whether it counts. An outcome without the figure does not."""
+    name, limit = guardrail.name, math.inf if guardrail.above is None else guardrail.above
+    if name == "missing":
+        return [episode.outcome is None and not episode.is_open for episode in episodes]
+    if name == "fell":
+        return [episode.outcome is not None and episode.outcome.fell for episode in episodes]
+    if name.startswith(SERVER_PREFIX):
+        key = name.removeprefix(SERVER_PREFIX)
+        return [episode.outcome is not None and episode.server.get(key, -math.inf) > limit for episode in episodes]
+    return [episode.outcome is not None and episode.outcome.metrics.get(name, -math.inf) > limit for episode in episodes]

@@ -114,14 +114,16 @@ def _power(design: Design, comparisons: int) -> dict[str, float]:
 
 
 def _look_s(size: int) -> float:
-    with tempfile.TemporaryDirectory(prefix="gaitway-bench-") as place:
-        with closing(open_database(Settings.from_environment({"GAITWAY_HOME": place}))) as db:
-            comparison_id = _filled(db, size)
-            times = []
-            for _ in range(5):
-                started_s = time.perf_counter()
-                report(db, comparison_id, intervals=False)
-                times.append(time.perf_counter() - started_s)
+    with (
+        tempfile.TemporaryDirectory(prefix="gaitway-bench-") as place,
+        closing(open_database(Settings.from_environment({"GAITWAY_HOME": place}))) as db,
+    ):
+        comparison_id = _filled(db, size)
+        times = []
+        for _ in range(5):
+            started_s = time.perf_counter()
+            report(db, comparison_id, intervals=False)
+            times.append(time.perf_counter() - started_s)
     return min(times)
 
 
