@@ -84,7 +84,9 @@ class InferenceProtocol:
         if parameters.get("episode_id") is not None:
             if len(observation) != 1:
                 raise _invalid("inputs", f"an episode takes one step at a time, this is a batch of {len(observation)}")
-            episode = await self._live.begin(policy, read_name(parameters["episode_id"], "parameters.episode_id"), None)
+            robot_id = parameters.get("robot_id")
+            robot_id = None if robot_id is None else read_name(robot_id, "parameters.robot_id")
+            episode = await self._live.begin(policy, read_name(parameters["episode_id"], "parameters.episode_id"), robot_id)
             session, action = await self._live.step(policy, episode, observation, state, received_s=received_s)
             following: Mapping[str, np.ndarray] = episode.state or {}
             version = episode.assignment.version

@@ -183,6 +183,10 @@ class Live:
             collector.begin(episode, robot_id)
         return episode
 
+    async def expected(self, policy: LoadedPolicy, episode_id: str, robot_id: str | None) -> Assignment:
+        """What an episode that has not begun will be assigned to."""
+        return await self.episodes.expected(self.ledger, policy, episode_id, robot_id)
+
     async def step(
         self,
         policy: LoadedPolicy,

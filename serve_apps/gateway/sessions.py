@@ -17,6 +17,7 @@ session and sends it with every action, so that the robot can hand it back to an
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import secrets
@@ -244,7 +245,8 @@ class _Session:
         new = await self._live.end(self._name, episode_id, outcome)
         if self._episode is not None and episode_id == self._episode.episode_id:
             self._episode, self._next_id = None, secrets.token_hex(12)
-            self._assignment = self._live.policy(self._name).assign(self._next_id)
+            with contextlib.suppress(RequestProblemError):  # the outcome is stored, whatever the next episode will lack
+                self._assignment = await self._live.expected(self._live.policy(self._name), self._next_id, self._robot_id)
         return {"type": "outcome", "episode_id": episode_id, "stored": True, "repeated": not new, "sequence": message.get("sequence")}
 
     async def _begin(self, policy: LoadedPolicy, episode_id: str) -> Episode:
@@ -259,7 +261,7 @@ class _Session:
         stored = await self._live.ledger.read(get_episode, self._name, self._next_id)
         if stored is not None:
             return Assignment(stored.version, stored.comparison_id, stored.arm, stored.propensity, stored.weights_version)
-        return policy.assign(self._next_id)
+        return await self._live.expected(policy, self._next_id, self._robot_id)
 
 
 def split_action(session: PolicySession, action: np.ndarray) -> dict[str, Any]:
