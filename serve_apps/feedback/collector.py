@@ -81,7 +81,7 @@ class Collector:
         Args:
             episode: the episode; nothing more of it is recorded.
             outcome: how it ended, where somebody said so.
-            how: ``outcome``; or ``evicted``, ``silent`` or ``closed``: nobody will.
+            how: ``outcome``; or ``evicted``: it fell out of this replica's memory.
         """
         recording, episode.recording = episode.recording, None
         if recording is not None:
@@ -93,8 +93,8 @@ class Collector:
         return [recording for recording in self._open.values() if now_s - recording.last_s > limit_s]
 
     def give_up(self, recording: Recording, outcome: Outcome | None) -> None:
-        """End a silent one; with an outcome where it came by way of another replica."""
-        self._finish(recording, outcome, "silent" if outcome is None else "outcome", None)
+        """End a silent one; with an outcome where one came by way of another replica, which may have answered its last steps too."""
+        self._finish(recording, outcome, "silent" if outcome is None else "elsewhere", None)
 
     def close(self) -> None:
         """End every recording."""

@@ -2,8 +2,11 @@
 
 A contract's fields become the features ``observation.<field>`` and ``action.<field>``, with their shapes, component names and units.
 Beside them stand ``step_time_s``, the time of the step since the episode's first, and ``latency_s``, from the observation's arrival to
-its action; ``timestamp`` is the frame's place at the control rate, as LeRobot wants it. Who drove an episode and how it ended is in
-the episodes' metadata, in columns that begin with ``gaitway/``.
+its action; ``timestamp`` is the frame's place at the control rate, rounded to whole frames a second, as LeRobot wants it.
+
+Who drove an episode and how it ended is in the episodes' metadata, in columns that begin with ``gaitway/``. Among them ``ended``:
+``outcome``; ``elsewhere``: the outcome, and maybe the last steps, came by way of another replica; ``silent``: none came; ``evicted``,
+``closed``: the replica forgot it or ended before.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ async def test_an_outcome_that_came_by_way_of_another_replica_is_found(site: Any
     record_outcome(site.database, "e", Outcome(value=0.33), policy="pidog-run")
     await counts(site, written=1)
     (info,) = datasets(tmp_path / "served")
-    assert (info.episodes[0].about["ended"], info.episodes[0].about["outcome_value"]) == ("outcome", 0.33)
+    assert (info.episodes[0].about["ended"], info.episodes[0].about["outcome_value"]) == ("elsewhere", 0.33)
 
 
 async def test_an_episode_with_a_gap_or_without_room_is_dropped_and_counted(site: Any, tmp_path: Path) -> None:
