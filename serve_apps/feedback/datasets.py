@@ -1,8 +1,9 @@
 """From served episodes to one LeRobot v3.0 folder. Only the writer imports this: a replica loads no pyarrow.
 
-A contract's fields become the features ``observation.<field>`` and ``action.<field>``, with their shapes, component names and units.
-Beside them stand ``step_time_s``, the time of the step since the episode's first, and ``latency_s``, from the observation's arrival to
-its action; ``timestamp`` is the frame's place at the control rate, rounded to whole frames a second, as LeRobot wants it.
+The flat observation is ``observation.state`` and the flat action ``action``, named component by component, as in every dataset of ours: an
+imitation trains on what was served. The contract, with every field's shape and unit, is kept beside them. Further columns are
+``step_time_s``, the time of the step since the episode's first, and ``latency_s``, from the observation's arrival to its action;
+``timestamp`` is the frame's place at the control rate, rounded to whole frames a second, as LeRobot wants it.
 
 Who drove an episode and how it ended is in the episodes' metadata, in columns that begin with ``gaitway/``. Among them ``ended``:
 ``outcome``; ``elsewhere``: the outcome, and maybe the last steps, came by way of another replica; ``silent``: none came; ``evicted``,
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.contract import PolicyContract, TensorField, component_names
+from cluster.contract import PolicyContract, component_names
 from cluster.errors import StoreError
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.features import Feature
@@ -91,25 +92,24 @@ def clear_leftovers(folder: str, policy: str) -> None:
 
 
 def _spec(contract: PolicyContract, policy: str, replica: str) -> DatasetSpec:
-    features = [_feature("observation", field) for field in contract.observation]
-    features += [_feature("action", field) for field in contract.action]
-    features += [Feature("step_time_s", "float64", (1,), unit="s"), Feature("latency_s", "float64", (1,), unit="s")]
+    features = (
+        Feature("observation.state", "float32", (contract.observation_size,), component_names(contract.observation)),
+        Feature("action", "float32", (contract.action_size,), component_names(contract.action)),
+        Feature("step_time_s", "float64", (1,), unit="s"),
+        Feature("latency_s", "float64", (1,), unit="s"),
+    )
     return DatasetSpec(
         fps=max(1, round(1.0 / contract.control_dt_s)),
-        features=tuple(features),
+        features=features,
         robot_type=contract.robot,
         provenance={
             "task": contract.task,
             "robot": contract.robot,
             "control_dt_s": contract.control_dt_s,
+            "contract": contract.interface(),
             "lineage": {"kind": "served", "policy": policy, "replica": replica},
         },
     )
-
-
-def _feature(kind: str, field: TensorField) -> Feature:
-    names = tuple(name.removeprefix(f"{field.name}.") for name in component_names([field]))
-    return Feature(f"{kind}.{field.name}", "float32", field.shape or (1,), names, field.unit)
 
 
 def _episode(message: dict[str, Any], contract: PolicyContract) -> Episode:
@@ -117,14 +117,13 @@ def _episode(message: dict[str, Any], contract: PolicyContract) -> Episode:
     # One type a column, whatever an episode has: what has structure of its own is JSON.
     about |= {name: json.dumps(value) for name, value in about.items() if isinstance(value, (dict, list))}
     numbers: np.ndarray = message["numbers"]
-    columns: dict[str, np.ndarray] = {"step_time_s": message["times"][:, 0], "latency_s": message["times"][:, 1]}
-    start = 0
-    for kind, fields in (("observation", contract.observation), ("action", contract.action)):
-        for field in fields:
-            values = numbers[:, start : start + field.size]
-            shape = field.shape if field.shape not in ((), (1,)) else ()
-            columns[f"{kind}.{field.name}"] = values.reshape(len(values), *shape)
-            start += field.size
+    size = contract.observation_size
+    columns = {
+        "observation.state": numbers[:, :size],
+        "action": numbers[:, size:],
+        "step_time_s": message["times"][:, 0],
+        "latency_s": message["times"][:, 1],
+    }
     key = f"{about['started_at']} {message['number']:012d}"
     return Episode(key, contract.task, columns, about)
 

@@ -109,21 +109,16 @@ def test_frames_are_put_together_from_any_pieces() -> None:
         assert [one["values"].tolist() for one in found] == [list(range(number)) for number in range(5)]
 
 
-def test_every_field_becomes_a_feature_in_its_own_shape(tmp_path: Path) -> None:
+def test_observations_and_actions_are_flat_and_named_and_the_contract_is_kept(tmp_path: Path) -> None:
     (answer,) = write(encode(message(1, tmp_path, steps=6)))
     info = load_info(answer["dataset"])
-    assert {name: feature.shape for name, feature in info.features.items() if "." in name} == {
-        "observation.gravity": (3,),
-        "observation.grid": (2, 2),
-        "observation.range_m": (1,),
-        "action.target_rad": (2,),
-    }
-    assert info.features["action.target_rad"].names == ("left", "right")
-    assert info.features["observation.range_m"].unit == "m"
+    assert info.features["observation.state"].shape == (8,)
+    assert info.features["observation.state"].names[3:] == ("grid.0", "grid.1", "grid.2", "grid.3", "range_m")
+    assert info.features["action"].names == ("target_rad.left", "target_rad.right")
+    assert [field["unit"] for field in info.gaitway["contract"]["action"]] == ["rad"]
     frames, numbers = load_frames(info.path), message(1, tmp_path, steps=6)["numbers"]
-    np.testing.assert_array_equal(frames["observation.grid"].reshape(6, 4), numbers[:, 3:7])
-    np.testing.assert_array_equal(frames["observation.range_m"], numbers[:, 7])
-    np.testing.assert_array_equal(frames["action.target_rad"], numbers[:, 8:])
+    np.testing.assert_array_equal(frames["observation.state"], numbers[:, :8])
+    np.testing.assert_array_equal(frames["action"], numbers[:, 8:])
 
 
 def test_what_came_whole_is_written_and_what_was_cut_off_is_not(tmp_path: Path) -> None:
@@ -203,7 +198,9 @@ def test_a_killed_replica_leaves_all_that_it_had_finished_as_whole_datasets(
     for info in infos:
         frames = load_frames(info.path)
         assert len(frames["index"]) == 400 * info.num_episodes
-        np.testing.assert_array_equal(frames["observation.range_m"], np.repeat([one.about["outcome_value"] for one in info.episodes], 400))
+        np.testing.assert_array_equal(
+            frames["observation.state"][:, 0], np.repeat([one.about["outcome_value"] for one in info.episodes], 400)
+        )
 
 
 def recording(budget: Budget, episode_id: str = "e", steps: int = 3) -> Recording:

@@ -76,15 +76,13 @@ async def test_what_was_served_is_what_the_datasets_hold(site: Any, tmp_path: Pa
     (info,) = datasets(tmp_path / "served")
     assert found["bytes"] == sum(file.stat().st_size for file in info.path.rglob("*") if file.is_file())
     assert (info.robot_type, info.fps, info.tasks, info.num_frames) == ("pidog", 50.0, ("test",), 300)
-    assert info.features["observation.gravity"].names == ("0", "1", "2")
-    assert (info.features["action.joint_position_target_rad"].unit, info.features["step_time_s"].unit) == ("rad", "s")
+    assert info.features["observation.state"].names[-2:] == ("joint_position_rad.1", "range_m")
+    assert (info.features["action"].shape, info.features["step_time_s"].unit) == ((2,), "s")
     frames = load_frames(info.path)
     wanted = FLAT * np.arange(1, 301, dtype=np.float32)[:, None]
     gain = float(info.episodes[0].about["version"])
-    np.testing.assert_array_equal(frames["observation.gravity"], wanted[:, :3])
-    np.testing.assert_array_equal(frames["observation.joint_position_rad"], wanted[:, 3:5])
-    np.testing.assert_array_equal(frames["observation.range_m"], wanted[:, 5])
-    np.testing.assert_array_equal(frames["action.joint_position_target_rad"], gain * wanted[:, :2])
+    np.testing.assert_array_equal(frames["observation.state"], wanted)
+    np.testing.assert_array_equal(frames["action"], gain * wanted[:, :2])
     np.testing.assert_allclose(frames["timestamp"], np.arange(300) / 50, rtol=1e-6)
     assert frames["step_time_s"][0] == 0.0
     assert (np.diff(frames["step_time_s"]) > 0).all()
@@ -112,7 +110,7 @@ async def test_the_metadata_say_who_drove_and_how_it_ended(site: Any, tmp_path: 
     assert shown.exit_code == 0, shown.output
     said = json.loads(shown.stdout)
     assert (said["robot"], said["task"], said["episodes"], said["frames"]) == ("pidog", "test", 2, 5)
-    assert said["features"]["action.joint_position_target_rad"]["unit"] == "rad"
+    assert said["features"]["action"]["names"] == ["joint_position_target_rad.0", "joint_position_target_rad.1"]
 
 
 async def test_the_sample_is_the_same_everywhere_and_of_the_given_size(site: Any, tmp_path: Path) -> None:
