@@ -7,13 +7,13 @@ For plans, for the tests of the promise, and for the figures that are told of it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_apps.comparison.bandit import bandit_shares, due_after, probability_best
-from serve_apps.comparison.eprocess import BET_SHARES, BET_WEIGHTS, EffectScores, effect_scores
+from serve_apps.comparison.eprocess import ALL_WEIGHTS, BET_SHARES, EffectScores, edge_shares, effect_scores
 
 __all__ = ["Design", "Histories", "decided_at", "first_reach", "play", "scores_of"]
 
@@ -91,10 +91,10 @@ def scores_of(histories: Histories, position: int) -> tuple[EffectScores, NDArra
             np.take_along_axis(values, order, axis=-1) for values in (outcome, challenger, propensity, is_pair)
         )
     scores = effect_scores(outcome, challenger, propensity)
-    return EffectScores(np.where(is_pair, scores.z, 0.0), scores.lowest, scores.highest), order
+    return replace(scores, z=np.where(is_pair, scores.z, 0.0)), order
 
 
-def first_reach(z: Array, lowest: Array, alpha: float) -> NDArray[np.int64]:
+def first_reach(z: Array, lowest: Array, variance: Array, alpha: float) -> NDArray[np.int64]:
     """Position at which the wealth against "the mean is at most 0" first reaches 1/alpha; -1: never. Shapes (n, m) to (n,).
 
     The wealth itself in place of its logarithm, which takes a fifth of the time: what grows beyond the largest number has been decided
@@ -103,17 +103,20 @@ def first_reach(z: Array, lowest: Array, alpha: float) -> NDArray[np.int64]:
     found = np.full(len(z), -1, dtype=np.int64)
     with np.errstate(over="ignore", under="ignore"):
         for start in range(0, len(z), _BLOCK):
-            stock = z[start : start + _BLOCK] / lowest[start : start + _BLOCK]
-            wealth = np.cumprod(1.0 + stock[..., None] * BET_SHARES, axis=-2) @ BET_WEIGHTS
+            block = slice(start, start + _BLOCK)
+            gain = (z[block] / lowest[block])[..., None]
+            wealth = np.cumprod(1.0 + gain * BET_SHARES, axis=-2) @ ALL_WEIGHTS[: len(BET_SHARES)]
+            wealth += np.cumprod(1.0 + gain * edge_shares(lowest[block], variance[block]), axis=-2) @ ALL_WEIGHTS[len(BET_SHARES) :]
             reached = wealth >= 1.0 / alpha
-            found[start : start + _BLOCK] = np.where(reached.any(axis=-1), reached.argmax(axis=-1), -1)
+            found[block] = np.where(reached.any(axis=-1), reached.argmax(axis=-1), -1)
     return found
 
 
 def decided_at(histories: Histories, position: int, alpha: float, better: bool = True) -> NDArray[np.int64]:
     """Number of episodes after which one challenger is proven better, or worse; 0: never. Shape (comparisons,)."""
     scores, order = scores_of(histories, position)
-    found = first_reach(scores.z, scores.lowest, alpha) if better else first_reach(-scores.z, scores.highest, alpha)
+    z, lowest = (scores.z, scores.lowest) if better else (-scores.z, scores.highest)
+    found = first_reach(z, lowest, scores.variance, alpha)
     episode = np.take_along_axis(order, np.maximum(found, 0)[:, None], axis=-1)[:, 0]
     return np.where(found >= 0, episode + 1, 0)
 
