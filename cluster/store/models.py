@@ -90,6 +90,8 @@ class Guardrail(Config):
     def _check(self) -> Guardrail:
         if (self.name in ("fell", "missing")) != (self.above is None):
             raise ValueError(f"guardrail {self.name}: a figure needs above, fell and missing have none")
+        if '"' in self.name:
+            raise ValueError(f"guardrail {self.name}: a figure's name has no quotation marks")
         return self
 
 

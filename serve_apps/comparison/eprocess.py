@@ -27,12 +27,11 @@ share the wealth, two fifths to three:
   bets of almost nothing and of almost everything, which robots' outcomes rarely call for.
 - **Eight supposed effects** e from 0.04 to 0.4 of the range, the sizes that robots are compared for. Each bets as if the effect were e:
   ``f_i = min(0.7, e b_i / (v_i + e^2))`` with ``v_i`` the mean square of past scores, which is the share with the fastest growth to second
-  order (Kelly 1956; Waudby-Smith & Ramdas 2024, "aGRAPA"). For successes this is close to the best that any test of a 2 x 2 table
-  can do. The cap keeps one surprise from ruining a gambler who has seen little.
+  order (Kelly 1956; Waudby-Smith & Ramdas 2024, "aGRAPA"). The cap keeps one surprise from ruining a gambler who has seen little.
 
 By simulation (400 to 2,000 comparisons each, 80 % power), against the constant shares alone, the second kind finds a rise from 75 to 95 %
 success with 11 % fewer episodes, from 50 to 65 % with 10 % and from 50 to 55 % with 18 % fewer; of nineteen cases with effects from 0.01
-to 0.4 of the range one was found later, by 2 % (50 to 65 %, one episode in ten).
+to 0.4 of the range one was found later, by 2 % (50 to 65 %, one episode in ten). The effects and their weights were chosen on such cases.
 
 **Interval**. For each f the wealth falls as delta grows; so does the mixture, and its running maximum. The values of delta
 not yet refuted are therefore an interval, exactly, found by bisection: a confidence sequence, valid at all times together. An

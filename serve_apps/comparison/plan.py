@@ -33,9 +33,11 @@ _REPETITIONS = 200
 _EFFECTS = (0.2, 0.1, 0.05)
 """Shares of the metric's range."""
 _DEFAULT_BUDGET = 1_000
-_HORIZON = 4_000
+_LARGEST_BUDGET = 2_000
+_HORIZON = 3_000
+"""Bounds of what is simulated, in episodes: somebody waits for it."""
 _FEWEST_PAST = 30
-_BISECTIONS = 6
+_BISECTIONS = 5
 _SEED = 20_260
 
 
@@ -50,13 +52,12 @@ def make_plan(db: Database, new: NewComparison) -> Plan | None:
     if not new.challengers:
         return None
     size = new.episodes_per_robot if new.unit == "robot" else 1
-    budget = new.max_episodes or _DEFAULT_BUDGET
-    horizon = max(budget, _HORIZON)
-    scenarios = tuple(_scenario(new, which, budget // size, horizon // size) for which in _outcomes(db, new, size))
+    budget = min(new.max_episodes or _DEFAULT_BUDGET, _LARGEST_BUDGET)
+    scenarios = tuple(_scenario(new, which, max(1, budget // size), max(1, _HORIZON // size)) for which in _outcomes(db, new, size))
     return Plan(
         power=_POWER,
         budget=budget,
-        horizon=horizon,
+        horizon=_HORIZON,
         repetitions=_REPETITIONS,
         episodes_per_robot=size if new.unit == "robot" else None,
         scenarios=scenarios,
@@ -148,7 +149,7 @@ def _smallest(new: NewComparison, outcomes: _Outcomes, budget: int) -> float | N
         return bool((_simulate(new, outcomes.draw, effect, budget)[0] > 0).mean() >= _POWER)
 
     low, high = 0.0, 1.0 - outcomes.mean
-    if budget < 2 or not is_found(high):
+    if not is_found(high):
         return None
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2.0

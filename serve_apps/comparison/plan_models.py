@@ -32,7 +32,9 @@ class Plan(Config):
     """Figures by simulating the very test that is run: its split, alpha and arms; for the challenger with the least share."""
 
     power: float = Field(description="probability with which an effect is to be found")
-    budget: int = Field(description="episodes in all that smallest_effect is for")
+    budget: int = Field(
+        description="episodes in all that smallest_effect is for: the comparison's, or 1,000 where it has none; 2,000 at most"
+    )
     horizon: int = Field(description="episodes in all after which the simulation ends")
     repetitions: int = Field(description="simulated comparisons behind each figure")
     episodes_per_robot: int | None = Field(None, description="robots are assigned: episodes that make one observation; None: each is one")

@@ -65,8 +65,9 @@ def play(design: Design, potential: Array, generator: np.random.Generator) -> Hi
     for start, stop, share in _stretches(design, episodes):
         if share is None:
             probability = probability_best(successes, seen - successes, generator, _BANDIT_DRAWS)
-            share = bandit_shares(probability, design.bandit_uniform_share or 0.0)
-        splits[:, start:stop] = np.asarray(share)[..., None, :]
+            splits[:, start:stop] = bandit_shares(probability, design.bandit_uniform_share or 0.0)[:, None, :]
+        else:
+            splits[:, start:stop] = np.asarray(share)
         drawn = (uniform[:, start:stop] >= np.cumsum(splits[:, start:stop], axis=-1)[..., :-1]).sum(axis=-1)
         index[:, start:stop] = drawn
         if design.bandit_uniform_share is not None:
@@ -79,7 +80,7 @@ def play(design: Design, potential: Array, generator: np.random.Generator) -> Hi
 def scores_of(histories: Histories, position: int) -> tuple[EffectScores, NDArray[np.int64]]:
     """Scores of one challenger against the champion, and which episode each belongs to.
 
-    Episodes of other arms are left out; rows are filled up at their end with scores of 0 that bets of no hypothesis but 0 lose on.
+    Episodes of other arms are left out; rows are filled up at their end with scores of 0, which change no wealth against "at most 0".
     Shapes (comparisons, episodes).
     """
     mine, other = histories.splits[..., position], histories.splits[..., 0]
@@ -131,7 +132,8 @@ def _stretches(design: Design, episodes: int) -> list[tuple[int, int, Sequence[f
         return [(at, to, design.shares if at == 0 else None) for at, to in zip(starts, [*starts[1:], episodes], strict=True)]
     if not design.ramp:
         return [(0, episodes, design.shares)]
-    challengers, stretches, start = sum(design.shares[1:]), [], 0
+    stretches: list[tuple[int, int, Sequence[float] | None]] = []
+    challengers, start = sum(design.shares[1:]), 0
     for stage, (share, length) in enumerate(design.ramp):
         stop = episodes if stage + 1 == len(design.ramp) else min(episodes, start + length)
         stretches.append((start, stop, [1.0 - share, *(share * each / challengers for each in design.shares[1:])]))

@@ -29,7 +29,7 @@ from serve_apps.comparison.report import report
 from serve_apps.comparison.simulation import Design, decided_at, play
 from tests.benchmarks.records import markdown
 
-__all__ = ["measure", "table"]
+__all__ = ["fill", "measure", "table"]
 
 ALPHA, COMPARISONS, EPISODES = 0.05, 2000, 400
 FIXED_SAMPLE_PER_ARM = 49
@@ -118,7 +118,7 @@ def _look_s(size: int) -> float:
         tempfile.TemporaryDirectory(prefix="gaitway-bench-") as place,
         closing(open_database(Settings.from_environment({"GAITWAY_HOME": place}))) as db,
     ):
-        comparison_id = _filled(db, size)
+        comparison_id = fill(db, size)
         times = []
         for _ in range(5):
             started_s = time.perf_counter()
@@ -127,7 +127,7 @@ def _look_s(size: int) -> float:
     return min(times)
 
 
-def _filled(db: Database, size: int) -> str:
+def fill(db: Database, size: int) -> str:
     """A comparison with so many counted episodes; its key."""
     arms = tuple(Arm(name=name, version=version, weight=0.5) for name, version in (("champion", "1"), ("challenger", "2")))
     guardrails = (Guardrail(name="fell", at_most=0.1), Guardrail(name="server_latency_p99_ms", above=20.0, at_most=0.1))

@@ -116,6 +116,18 @@ def test_every_kind_of_comparison_has_a_plan(db: Database, changes: dict[str, An
         assert "4 episodes a robot" in "\n".join(plan.lines("success"))
 
 
+@pytest.mark.parametrize("changes", [{"max_episodes": 1_000_000}, {"unit": "robot", "episodes_per_robot": 5_000}, {"max_episodes": 2}])
+def test_a_plan_takes_seconds_whatever_is_asked_for(db: Database, changes: dict[str, Any]) -> None:
+    started_s = time.process_time()
+    plan = make_plan(db, asked(**changes))
+    assert time.process_time() - started_s < 8.0  # about 3 on an idle core
+    assert plan is not None
+    assert plan.budget <= 2_000
+    if changes.get("max_episodes") != 1_000_000:
+        assert plan.scenarios[0].smallest_effect is None
+        assert plan.lines("success")[-1 if "unit" not in changes else -2].endswith("episodes: nothing")
+
+
 def test_shadows_alone_have_no_plan(db: Database) -> None:
     arms = (TWO[0], Arm(name="shadow", version="3", weight=0.0, shadow=True))
     comparison = start_comparison(db, asked(arms=arms))
