@@ -40,27 +40,13 @@ def start(
     json_: JsonOption = False,
 ) -> None:
     """Start a comparison; a running endpoint splits new episodes at once."""
-    from cluster.config import parse_config
-    from cluster.store.comparisons import NewComparison, create_comparison
-    from cluster.store.database import open_database
-    from cluster.store.registry import get_version
+    from cluster.store.tokens import local_actor
 
     settings = Settings.from_environment()
-    challengers = challenger or ["challenger"]
-    versions = [str(get_version(settings, policy, alias).version) for alias in (champion, *challengers)]
-    for position, version in enumerate(versions):
-        if version in versions[:position]:
-            twins = [alias for alias, other in zip((champion, *challengers), versions, strict=True) if other == version]
-            raise UsageError(f"{' and '.join(twins)} are both version {version} of {policy}; give different ones")
-    names = ["challenger"] if len(challengers) == 1 else [f"challenger-{version}" for version in versions[1:]]
-    arms = [
-        {"name": "champion", "version": versions[0], "weight": 1.0 - share},
-        *({"name": name, "version": version, "weight": share / len(names)} for name, version in zip(names, versions[1:], strict=True)),
-    ]
-    values = {"policy": policy, "arms": arms, "metric": metric, "low": low, "high": high, "alpha": alpha}
-    values |= {"guardrails": [_guardrail(text) for text in guardrail or ()], "max_episodes": max_episodes, "auto": auto}
-    with closing(open_database(settings)) as db:
-        comparison = create_comparison(db, parse_config(values, NewComparison, source="ab start"))
+    asked = {"policy": policy, "champion": champion, "challengers": challenger or ["challenger"], "share": share}
+    asked |= {"metric": metric, "low": low, "high": high, "alpha": alpha}
+    asked |= {"guardrails": [_guardrail(text) for text in guardrail or ()], "max_episodes": max_episodes, "auto": auto}
+    comparison = importlib.import_module("serve_apps.comparison.starting").start(settings, asked, local_actor())
     _refresh(settings)
     if json_:
         print_json(comparison.model_dump(mode="json"))

@@ -25,6 +25,7 @@ from cluster.store.database import Database
 from cluster.store.tokens import Token
 from serve_apps.gateway.auth import Gate
 from serve_apps.gateway.episodes import Episode, EpisodeTable, Ledger
+from serve_apps.gateway.metrics import Metrics
 from serve_apps.gateway.problems import RequestProblemError
 from serve_apps.gateway.requests import ObservationReader, read_state
 from serve_apps.inference.batching import Batcher
@@ -49,12 +50,14 @@ class Live:
     Attributes:
         episodes: episodes under way here.
         gate: who may call.
+        metrics: what was done here, counted.
         refused: the last state that could not be served: ``generation``, ``reason``; None when the last one is being served.
     """
 
     def __init__(self) -> None:
         self.episodes = EpisodeTable()
         self.gate = Gate(self._read_token)
+        self.metrics = Metrics()
         self.refused: dict[str, str] | None = None
         self._set: PolicySet | None = None
         self._readers: dict[str, ObservationReader] = {}
@@ -105,6 +108,8 @@ class Live:
     async def end(self, policy: str, episode_id: str, outcome: Outcome) -> bool:
         """Store an outcome durably; True when it is new."""
         new = await self.ledger.end(policy, episode_id, outcome)
+        if new:
+            self.metrics.outcome(policy)
         served = self.loaded.policies.get(policy)
         if new and served is not None and served.comparison is not None:
             self._to_look_at.add(served.comparison.id)
@@ -123,6 +128,11 @@ class Live:
         if self._ledger is None:
             raise _not_ready()
         return self._ledger
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """Calls of a policy's graph so far, and the steps in them."""
+        return self._batcher.batches, self._batcher.steps
 
     @property
     def max_body_bytes(self) -> int:
@@ -148,7 +158,10 @@ class Live:
     async def begin(self, policy: LoadedPolicy, episode_id: str, robot_id: str | None) -> Episode:
         """The episode, recorded if it is new."""
         episode = self.episodes.find(policy.name, episode_id)
-        return episode if episode is not None else await self.episodes.begin(self.ledger, policy, episode_id, robot_id)
+        if episode is None:
+            episode = await self.episodes.begin(self.ledger, policy, episode_id, robot_id)
+            self.metrics.episode(policy.name, episode.assignment)
+        return episode
 
     async def step(
         self, policy: LoadedPolicy, episode: Episode, observation: np.ndarray, handed: Any = None, sequence: int | None = None
@@ -165,6 +178,7 @@ class Live:
         Returns:
             The version's session, and the action. Shape (1, action_size).
         """
+        started_s = time.perf_counter()
         session = policy.session(episode.assignment.version)
         if session is None:
             # Its comparison is over and its version gone for good; a moving robot still needs an action.
@@ -178,6 +192,7 @@ class Live:
             detail = "observation: so far from what the policy knows that its action is not finite"
             raise RequestProblemError(422, "invalid-request", detail, "observation")
         episode.moved_on(following, sequence)
+        self.metrics.step(policy.name, episode.assignment, time.perf_counter() - started_s)
         return session, action
 
     async def run(self, session: PolicySession, observation: np.ndarray, state: Mapping[str, np.ndarray] | None) -> Any:
@@ -190,6 +205,7 @@ class Live:
             try:
                 await self._look()
                 await self._take_over_splits()
+                self.metrics.followed_s = time.monotonic()
             except RequestProblemError as problem:
                 logger.warning("the comparison could not be followed: %s", problem)
             except Exception:
