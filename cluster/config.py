@@ -31,7 +31,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import ConfigError
 
-__all__ = ["Config", "ModelT", "load_config", "parse_config", "read_yaml", "save_config", "write_bytes_atomic", "write_text_atomic"]
+__all__ = [
+    "Config",
+    "ModelT",
+    "explain",
+    "load_config",
+    "parse_config",
+    "read_yaml",
+    "save_config",
+    "write_bytes_atomic",
+    "write_text_atomic",
+]
 
 
 class Config(BaseModel):
@@ -104,7 +114,7 @@ def parse_config(data: Mapping[str, Any], model: type[ModelT], overrides: Sequen
     try:
         return model.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_explain(error, model, source)) from None
+        raise ConfigError(explain(error, model, source)) from None
 
 
 def save_config(config: BaseModel, path: str | os.PathLike[str]) -> None:
@@ -190,8 +200,8 @@ def _index(origin: str, part: str, node: list[Any]) -> int:
     return int(part)
 
 
-def _explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
-    """One line for the first error, with a count of the others."""
+def explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
+    """One line for the first error, ``SOURCE: KEY: what is wrong``, with a count of the others."""
     errors = error.errors(include_url=False)
     # A misspelt key usually causes a missing one too: name the misspelling first.
     errors.sort(key=lambda item: item["type"] != "extra_forbidden")

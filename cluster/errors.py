@@ -5,6 +5,7 @@
      |    +-- ConfigError   a configuration file or override is wrong
      +-- BundleError        an exported bundle is incomplete or does not match its manifest
      +-- StoreError         the database, the registry or the shared storage refused
+     |    +-- StoreUnavailableError  it cannot be reached now: the same may work later
      +-- ClusterError     Ray, Serve or another process did not start, answer or stop
 
 The message says what was given, what is allowed and what to do. Any other exception is a defect: it keeps its traceback.
@@ -12,7 +13,7 @@ The message says what was given, what is allowed and what to do. Any other excep
 
 from __future__ import annotations
 
-__all__ = ["BundleError", "ClusterError", "ConfigError", "GaitwayError", "StoreError", "UsageError"]
+__all__ = ["BundleError", "ClusterError", "ConfigError", "GaitwayError", "StoreError", "StoreUnavailableError", "UsageError"]
 
 
 class GaitwayError(Exception):
@@ -37,6 +38,10 @@ class BundleError(GaitwayError):
 
 class StoreError(GaitwayError):
     """The database, the model registry or the shared storage refused an operation."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database or the registry cannot be reached now: the same request may work later."""
 
 
 class ClusterError(GaitwayError):

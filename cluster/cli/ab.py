@@ -58,35 +58,16 @@ def start(
     json_: JsonOption = False,
 ) -> None:
     """Start a comparison; a running endpoint splits new episodes at once. Says what it can be expected to find."""
-    from cluster.config import parse_config
-    from cluster.store.comparisons import NewComparison
-    from cluster.store.database import open_database
-    from cluster.store.registry import get_version
+    from cluster.store.tokens import local_actor
 
     settings = Settings.from_environment()
-    shadows = shadow or []
-    challengers = challenger or ([] if shadows else ["challenger"])
-    aliases = [champion, *challengers, *shadows]
-    versions = [str(get_version(settings, policy, alias).version) for alias in aliases]
-    for position, version in enumerate(versions):
-        if version in versions[:position]:
-            twins = [alias for alias, other in zip(aliases, versions, strict=True) if other == version]
-            raise UsageError(f"{' and '.join(twins)} are both version {version} of {policy}; give different ones")
-    after = 1 + len(challengers)
-    names = ["challenger"] if len(challengers) == 1 else [f"challenger-{version}" for version in versions[1:after]]
-    arms: list[dict[str, Any]] = [
-        {"name": "champion", "version": versions[0], "weight": 1.0 - share if names else 1.0},
-        *({"name": name, "version": version, "weight": share / len(names)} for name, version in zip(names, versions[1:after], strict=True)),
-        *({"name": f"shadow-{version}", "version": version, "weight": 0.0, "shadow": True} for version in versions[after:]),
-    ]
-    values = {"policy": policy, "arms": arms, "metric": metric, "low": low, "high": high, "alpha": alpha}
-    values |= {"guardrails": [_guardrail(text) for text in guardrail or ()], "max_episodes": max_episodes, "auto": auto}
-    values |= {"unit": unit, "episodes_per_robot": episodes_per_robot, "ramp": _ramp(ramp), "bandit": bandit}
-    values |= {"bandit_uniform_share": bandit_uniform_share}
-    new = parse_config(values, NewComparison, source="ab start")
+    asked: dict[str, Any] = {"policy": policy, "champion": champion, "challengers": challenger, "shadows": shadow or [], "share": share}
+    asked |= {"metric": metric, "low": low, "high": high, "alpha": alpha}
+    asked |= {"guardrails": [_guardrail(text) for text in guardrail or ()], "max_episodes": max_episodes, "auto": auto}
+    asked |= {"unit": unit, "episodes_per_robot": episodes_per_robot, "ramp": _ramp(ramp), "bandit": bandit}
+    asked |= {"bandit_uniform_share": bandit_uniform_share}
+    comparison = importlib.import_module("serve_apps.comparison.starting").start(settings, asked, local_actor())
     plans: Any = importlib.import_module("serve_apps.comparison.plan")
-    with closing(open_database(settings)) as db:
-        comparison = plans.start_comparison(db, new)
     _refresh(settings)
     if json_:
         print_json(comparison.model_dump(mode="json"))

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from cluster.errors import StoreError
+from cluster.errors import StoreError, StoreUnavailableError
 from cluster.settings import Settings
 from cluster.store.locks import exclusive_file_lock
 
@@ -143,11 +143,11 @@ class Database:
             yield
         except DBAPIError as error:
             if error.connection_invalidated or type(error).__name__ in ("OperationalError", "InterfaceError", "DatabaseError"):
-                raise StoreError(f"database {self.name}: {_first_line(error.orig)}; {self._advice()}") from None
+                raise StoreUnavailableError(f"database {self.name}: {_first_line(error.orig)}; {self._advice()}") from None
             raise
         except SQLAlchemyError as error:
             if type(error).__name__ == "TimeoutError":
-                raise StoreError(f"database {self.name}: every connection is in use; {self._advice()}") from None
+                raise StoreUnavailableError(f"database {self.name}: every connection is in use; {self._advice()}") from None
             raise
 
     def _advice(self) -> str:

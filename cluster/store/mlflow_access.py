@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from cluster.errors import StoreError, UsageError
+from cluster.errors import StoreError, StoreUnavailableError, UsageError
 from cluster.settings import Settings
 from cluster.storage import is_url, shown_url
 from cluster.store.database import Database
@@ -64,7 +64,8 @@ def mlflow_errors(settings: Settings) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         where = Database(settings.mlflow_tracking_uri).name
-        raise StoreError(f"MLflow's database {where}: {lines[0] if lines else type(error).__name__}") from error
+        kind = StoreError if isinstance(error, MlflowException) else StoreUnavailableError
+        raise kind(f"MLflow's database {where}: {lines[0] if lines else type(error).__name__}") from error
     except Exception as error:
         # MLflow lets the errors of the object store's own client through.
         if type(error).__module__.partition(".")[0] not in ("boto3", "botocore", "google"):

@@ -24,6 +24,7 @@ from cluster.store.mlflow_access import mlflow_client, mlflow_errors, mlflow_loc
 
 __all__ = [
     "RegisteredVersion",
+    "UnknownVersionError",
     "delete_alias",
     "get_version",
     "list_policies",
@@ -33,6 +34,10 @@ __all__ = [
 ]
 
 _DIGEST_TAG = "gaitway.bundle_digest"
+
+
+class UnknownVersionError(StoreError):
+    """The registry has no such policy, version or alias."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ def delete_alias(settings: Settings, policy: str, alias: str) -> None:
 
 
 def get_version(settings: Settings, policy: str, version_or_alias: int | str) -> RegisteredVersion:
-    """One version by number (``3``, ``"3"``) or alias (``"champion"``, ``"@champion"``). Raises ``StoreError`` when it is unknown."""
+    """One version by number (``3``, ``"3"``) or alias (``"champion"``, ``"@champion"``). Raises ``UnknownVersionError``."""
     wanted = str(version_or_alias).removeprefix("@")
     versions = list_versions(settings, policy)
     for found in versions:
@@ -128,9 +133,9 @@ def get_version(settings: Settings, policy: str, version_or_alias: int | str) ->
             return found
     if not versions:
         known = ", ".join(list_policies(settings)) or "none yet"
-        raise StoreError(f"no policy {policy!r} in the registry; it has: {known}")
+        raise UnknownVersionError(f"no policy {policy!r} in the registry; it has: {known}")
     known = ", ".join([str(found.version) for found in versions] + [f"@{alias}" for found in versions for alias in found.aliases])
-    raise StoreError(f"policy {policy} has no version or alias {version_or_alias!r}; it has {known}")
+    raise UnknownVersionError(f"policy {policy} has no version or alias {version_or_alias!r}; it has {known}")
 
 
 def list_policies(settings: Settings) -> list[str]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.errors import StoreError
 from cluster.settings import Settings
 from cluster.store.comparisons import Comparison, close_comparison, get_comparison, list_comparisons, mark_applied, record_undo
 from cluster.store.database import Database, open_database
 from cluster.store.registry import get_version, set_alias
-from cluster.store.tokens import local_actor
+from cluster.store.tokens import local_actor, record_audit
 from serve_apps.comparison.report import Report, report
 
-__all__ = ["CHAMPION_ALIAS", "PromotionResult", "finish_decisions", "promote", "stop", "undo"]
+__all__ = ["CHAMPION_ALIAS", "PromotionResult", "finish_decisions", "promote", "stop", "stop_in", "undo"]
 
 CHAMPION_ALIAS = "champion"
 
@@ -38,7 +39,9 @@ class PromotionResult:
     report: Report
 
 
-def promote(settings: Settings, comparison_id: str, arm: str | None = None, force: bool = False) -> PromotionResult:
+def promote(
+    settings: Settings, comparison_id: str, arm: str | None = None, force: bool = False, actor: str | None = None
+) -> PromotionResult:
     """End a comparison for its winner: the challenger takes ``@champion``, or the champion keeps it.
 
     Calling it again changes nothing, and finishes what a crash interrupted. Whoever serves the policy reads the alias anew
@@ -49,6 +52,7 @@ def promote(settings: Settings, comparison_id: str, arm: str | None = None, forc
         comparison_id: the comparison.
         arm: arm that shall win; None: the one that the verdict names.
         force: decide without a verdict, or against it; ``arm`` None then means the verdict's winner, else the challenger.
+        actor: who decides, for the trail; None: whoever runs this command.
 
     Raises:
         StoreError: there is no verdict, it names another arm, or the comparison ended otherwise.
@@ -57,7 +61,7 @@ def promote(settings: Settings, comparison_id: str, arm: str | None = None, forc
     with closing(open_database(settings)) as db:
         comparison = get_comparison(db, comparison_id)
         if comparison.status in ("running", "paused"):
-            comparison = _decide(settings, db, comparison, arm, force)
+            comparison = _decide(settings, db, comparison, arm, force, actor or local_actor())
         elif comparison.status == "stopped":
             raise StoreError(f"comparison {comparison_id} was stopped without a winner; start a new one with `gaitway ab start`")
         result = _result(db, comparison)
@@ -67,13 +71,24 @@ def promote(settings: Settings, comparison_id: str, arm: str | None = None, forc
         return _result(db, get_comparison(db, comparison_id))
 
 
-def stop(settings: Settings, comparison_id: str) -> Comparison:
+def stop(settings: Settings, comparison_id: str, actor: str | None = None) -> Comparison:
     """End a comparison without a winner; ``@champion`` stays where it is. Stopping it again changes nothing."""
     with closing(open_database(settings)) as db:
-        return close_comparison(db, comparison_id, "stopped", {"report": report(db, comparison_id).to_dict()})
+        return stop_in(db, comparison_id, actor or local_actor())
 
 
-def undo(settings: Settings, comparison_id: str) -> str:
+def stop_in(db: Database, comparison_id: str, actor: str) -> Comparison:
+    """``stop`` in a database that is open: it needs no registry."""
+    comparison = get_comparison(db, comparison_id)
+    if comparison.status == "stopped":
+        return comparison
+    decision = {"actor": actor, "report": report(db, comparison_id).to_dict()}
+    closed = close_comparison(db, comparison_id, "stopped", decision)
+    _record(db, actor, "comparison.stop", closed)
+    return closed
+
+
+def undo(settings: Settings, comparison_id: str, actor: str | None = None) -> str:
     """Give ``@champion`` back to the version that a promotion replaced; the version. The comparison stays as it was recorded.
 
     Raises:
@@ -90,7 +105,7 @@ def undo(settings: Settings, comparison_id: str) -> str:
         if now != version:
             raise StoreError(f"@champion of {comparison.policy} is version {now} by now, not {version}; move it with `gaitway model alias`")
         set_alias(settings, comparison.policy, CHAMPION_ALIAS, before)
-        record_undo(db, comparison_id, {"policy": comparison.policy, "from": version, "to": before}, local_actor())
+        record_undo(db, comparison_id, {"policy": comparison.policy, "from": version, "to": before}, actor or local_actor())
         return before
 
 
@@ -105,7 +120,7 @@ def finish_decisions(settings: Settings) -> list[Comparison]:
     return finished
 
 
-def _decide(settings: Settings, db: Database, comparison: Comparison, arm: str | None, force: bool) -> Comparison:
+def _decide(settings: Settings, db: Database, comparison: Comparison, arm: str | None, force: bool, actor: str) -> Comparison:
     found = report(db, comparison.id)
     if not force:
         if found.winner is None:
@@ -129,10 +144,17 @@ def _decide(settings: Settings, db: Database, comparison: Comparison, arm: str |
         "version": winner.version,
         "forced": force and winner.name != found.winner,
         "replaces": comparison.arms[0].version,
-        "actor": local_actor(),
+        "actor": actor,
         "report": found.to_dict(),
     }
-    return close_comparison(db, comparison.id, "kept" if winner == comparison.arms[0] else "promoted", decision)
+    closed = close_comparison(db, comparison.id, "kept" if winner == comparison.arms[0] else "promoted", decision)
+    _record(db, actor, "comparison.promote", closed, arm=winner.name, version=winner.version, forced=decision["forced"])
+    return closed
+
+
+def _record(db: Database, actor: str, action: str, comparison: Comparison, **detail: Any) -> None:
+    with db.write() as connection:
+        record_audit(connection, actor, action, comparison.id, {"policy": comparison.policy, **detail})
 
 
 def _apply(settings: Settings, db: Database, comparison: Comparison, version: str) -> None:

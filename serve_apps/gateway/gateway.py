@@ -6,10 +6,13 @@
 | ``WS /v1/policies/{policy}/session`` | robot | many (``sessions``) |
 | ``POST /v1/policies/{policy}/episodes/{episode_id}/outcome`` | robot | how an episode ended |
 | ``GET /v1/policies``, ``/v1/policies/{policy}`` | robot, viewer | what is served |
-| ``GET /v1/comparisons``, ``/v1/comparisons/{id}`` | viewer | comparisons, one's report |
+| ``GET /v1/comparisons``, ``/v1/comparisons/{id}[/report.html]`` | viewer | comparisons, one's report |
+| ``POST /v1/comparisons``, ``/v1/comparisons/{id}/stop``, ``promote``, ``weights``, ``undo`` | operator | ``operators`` |
+| ``GET /metrics`` | viewer | Prometheus (``metrics``) |
 | ``GET /v2``, ``/v2/models/{policy}[/versions/{v}][/ready]`` | robot, viewer | the Open Inference Protocol (``inference_protocol``) |
 | ``POST /v2/models/{policy}[/versions/{v}]/infer`` | robot | |
 | ``GET /v2/health/live``, ``/v2/health/ready`` | everybody | is the process up; are all versions loaded and warm |
+| ``GET /v1/openapi.json`` | everybody | all of this for programs (``openapi``); it holds nothing secret |
 
 An admin may do all of it, an operator all that a viewer may.
 """
@@ -29,12 +32,13 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from cluster.store.comparisons import list_comparisons
-from cluster.store.database import Database
 from cluster.wire.frames import pack
 from serve_apps.gateway.auth import Permission
 from serve_apps.gateway.inference_protocol import InferenceProtocol
 from serve_apps.gateway.live import Live
-from serve_apps.gateway.problems import JsonResponse, RequestProblemError, problem_response
+from serve_apps.gateway.metrics import CONTENT_TYPE
+from serve_apps.gateway.operators import Operators
+from serve_apps.gateway.problems import JsonResponse, RequestProblemError
 from serve_apps.gateway.requests import ActRequest, is_msgpack, parse_body, read_body, read_outcome
 from serve_apps.gateway.sessions import SessionEndpoint, split_action
 from serve_apps.inference.policy_set import LoadedPolicy
@@ -42,6 +46,8 @@ from serve_apps.inference.policy_set import LoadedPolicy
 __all__ = ["Gateway"]
 
 logger = logging.getLogger(__name__)
+
+OPENAPI_PATH = "/v1/openapi.json"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -52,13 +58,13 @@ class _Application(Starlette):
     live: Live
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].startswith("/v2/health/"):
+        if scope["type"] == "http" and not scope["path"].startswith("/v2/health/") and scope["path"] != OPENAPI_PATH:
             try:
                 headers = dict(scope["headers"])
                 caller = await self.live.gate.admit(headers.get(b"authorization", b"").decode("latin-1"))
                 caller.spend(self.live.requests_per_s)
             except RequestProblemError as problem:
-                await problem_response(problem)(scope, receive, send)
+                await self.live.metrics.answer(problem)(scope, receive, send)
                 return
             scope["gaitway.caller"] = caller
         try:
@@ -78,33 +84,42 @@ class Gateway:
     def __init__(self, replica: str = "") -> None:
         self._replica = replica
         self.live = Live(replica)
+        self.live.metrics.replica = replica
+        self.operators = operators = Operators(self.live)
         models = InferenceProtocol(self.live)
         self.app = _Application(
             routes=[
-                _route("/v1/policies/{policy}/act", self._act, "act", "POST"),
+                _route("/v1/policies/{policy}/act", POST=(self._act, "act")),
                 WebSocketRoute("/v1/policies/{policy}/session", SessionEndpoint(self.live)),
-                _route("/v1/policies/{policy}/episodes/{episode_id}/outcome", self._outcome, "act", "POST"),
-                _route("/v1/policies", self._list_policies, "describe"),
-                _route("/v1/policies/{policy}", self._describe_policy, "describe"),
-                _route("/v1/comparisons", self._list_comparisons, "read"),
-                _route("/v1/comparisons/{comparison_id}", self._report, "read"),
+                _route("/v1/policies/{policy}/episodes/{episode_id}/outcome", POST=(self._outcome, "act")),
+                _route("/v1/policies", GET=(self._list_policies, "describe")),
+                _route("/v1/policies/{policy}", GET=(self._describe_policy, "describe")),
+                _route("/v1/comparisons", GET=(self._list_comparisons, "read"), POST=(operators.start, "compare")),
+                _route("/v1/comparisons/{comparison_id}", GET=(operators.report, "read")),
+                _route("/v1/comparisons/{comparison_id}/report.html", GET=(operators.page, "read")),
+                _route("/v1/comparisons/{comparison_id}/stop", POST=(operators.stop, "compare")),
+                _route("/v1/comparisons/{comparison_id}/promote", POST=(operators.promote, "compare")),
+                _route("/v1/comparisons/{comparison_id}/weights", POST=(operators.weights, "compare")),
+                _route("/v1/comparisons/{comparison_id}/undo", POST=(operators.undo, "compare")),
+                Route(OPENAPI_PATH, self._openapi),
+                _route("/metrics", GET=(self._metrics, "read")),
                 Route("/v2/health/live", self._live),
                 Route("/v2/health/ready", self._ready),
-                _route("/v2", models.server, "describe"),
+                _route("/v2", GET=(models.server, "describe")),
                 *(
                     route
                     for path in ("/v2/models/{policy}", "/v2/models/{policy}/versions/{version}")
                     for route in (
-                        _route(path, models.metadata, "describe"),
-                        _route(f"{path}/ready", models.ready, "describe"),
-                        _route(f"{path}/infer", models.infer, "act", "POST"),
+                        _route(path, GET=(models.metadata, "describe")),
+                        _route(f"{path}/ready", GET=(models.ready, "describe")),
+                        _route(f"{path}/infer", POST=(models.infer, "act")),
                     )
                 ),
             ],
             exception_handlers={
-                RequestProblemError: _on_problem,
-                HTTPException: _on_http_exception,
-                Exception: _on_defect,
+                RequestProblemError: self._on_problem,
+                HTTPException: self._on_http_exception,
+                Exception: self._on_defect,
             },
         )
         self.app.live = self.live
@@ -169,8 +184,30 @@ class Gateway:
         # The salt stays here: who knows it can choose episode names that fall to the arm of his liking.
         return JsonResponse({"comparisons": [comparison.model_dump(mode="json", exclude={"salt"}) for comparison in found]})
 
-    async def _report(self, request: Request) -> Response:
-        return JsonResponse(await self.live.ledger.read(_report_of, request.path_params["comparison_id"]))
+    async def _openapi(self, _request: Request) -> Response:
+        from serve_apps.gateway.openapi import document
+
+        return JsonResponse(document())
+
+    async def _metrics(self, _request: Request) -> Response:
+        return Response(self.live.metrics.render(self.live), media_type=CONTENT_TYPE)
+
+    async def _on_problem(self, _request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestProblemError)
+        return self.live.metrics.answer(error)
+
+    async def _on_http_exception(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            detail = f"{request.method} is not a method of {request.url.path}"
+            response = self.live.metrics.answer(RequestProblemError(405, "method-not-allowed", detail))
+            response.headers["Allow"] = (error.headers or {}).get("Allow", "")
+            return response
+        return self.live.metrics.answer(RequestProblemError(404, "not-found", f"no route {request.url.path[:128]}"))
+
+    async def _on_defect(self, _request: Request, _error: Exception) -> Response:
+        # Starlette raises it again after answering, so that Serve logs it with its traceback.
+        return self.live.metrics.answer(RequestProblemError(500, "internal-error", "the server failed; its log says why"))
 
     async def _live(self, _request: Request) -> Response:
         return JsonResponse({"live": True})
@@ -179,19 +216,15 @@ class Gateway:
         return JsonResponse({"ready": True, "generation": self.live.loaded.generation})
 
 
-def _route(path: str, handler: Handler, permission: Permission, method: str = "GET") -> Route:
+def _route(path: str, **methods: tuple[Handler, Permission]) -> Route:
+    """A route whose methods are each a handler and what its caller must be allowed to do."""
+
     async def guarded(request: Request) -> Response:
+        handler, permission = methods["GET" if request.method == "HEAD" else request.method]
         request.scope["gaitway.caller"].require(permission, request.path_params.get("policy"))
         return await handler(request)
 
-    return Route(path, guarded, methods=[method])
-
-
-def _report_of(database: Database, comparison_id: str) -> dict[str, Any]:
-    # Imported by the first reader, in its thread: a replica that only acts never pays for the statistics.
-    from serve_apps.comparison.report import report
-
-    return report(database, comparison_id).to_dict()
+    return Route(path, guarded, methods=list(methods))
 
 
 def _described(policy: LoadedPolicy) -> dict[str, Any]:
@@ -208,24 +241,3 @@ def _described(policy: LoadedPolicy) -> dict[str, Any]:
         ],
         "comparison": None if comparison is None else comparison.model_dump(mode="json", exclude={"salt"}),
     }
-
-
-async def _on_problem(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestProblemError)
-    return problem_response(error)
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        response = problem_response(
-            RequestProblemError(405, "method-not-allowed", f"{request.method} is not a method of {request.url.path}")
-        )
-        response.headers["Allow"] = (error.headers or {}).get("Allow", "")
-        return response
-    return problem_response(RequestProblemError(404, "not-found", f"no route {request.url.path[:128]}"))
-
-
-async def _on_defect(_request: Request, error: Exception) -> Response:
-    # Starlette raises it again after answering, so that Serve logs it with its traceback.
-    return problem_response(RequestProblemError(500, "internal-error", "the server failed; its log says why"))

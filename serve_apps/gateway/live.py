@@ -29,6 +29,7 @@ from cluster.store.tokens import Token
 from serve_apps.feedback.collector import Feedback
 from serve_apps.gateway.auth import Gate
 from serve_apps.gateway.episodes import Episode, EpisodeTable, Ledger
+from serve_apps.gateway.metrics import Metrics
 from serve_apps.gateway.problems import RequestProblemError
 from serve_apps.gateway.requests import ObservationReader, read_state
 from serve_apps.inference.batching import Batcher, Result
@@ -61,12 +62,14 @@ class Live:
         episodes: episodes under way here.
         gate: who may call.
         feedback: served episodes on their way into datasets.
+        metrics: what was done here, counted.
         refused: the last state that could not be served: ``generation``, ``reason``; None when the last one is being served.
     """
 
     def __init__(self, replica: str = "") -> None:
         self.episodes = EpisodeTable(on_evicted=self._give_up)
         self.gate = Gate(self._read_token)
+        self.metrics = Metrics()
         self.refused: dict[str, str] | None = None
         self._set: PolicySet | None = None
         self._readers: dict[str, ObservationReader] = {}
@@ -129,6 +132,8 @@ class Live:
         """
         episode = self.episodes.find(policy, episode_id)
         new = await self.ledger.end(policy, episode_id, outcome, None if episode is None else episode.measured.to_json())
+        if new:
+            self.metrics.outcome(policy)
         collector = self.feedback.of.get(policy)
         if collector is not None and episode is not None:
             collector.end(episode, outcome, "outcome")
@@ -150,6 +155,11 @@ class Live:
         if self._ledger is None:
             raise _not_ready()
         return self._ledger
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """Calls of a policy's graph so far, and the steps in them."""
+        return self._batcher.batches, self._batcher.steps
 
     @property
     def max_body_bytes(self) -> int:
@@ -178,6 +188,7 @@ class Live:
         if episode is not None:
             return episode
         episode = await self.episodes.begin(self.ledger, policy, episode_id, robot_id)
+        self.metrics.episode(policy.name, episode.assignment)
         collector = self.feedback.of.get(policy.name)
         if collector is not None:
             collector.begin(episode, robot_id)
@@ -269,6 +280,7 @@ class Live:
         episode.moved_on(following, sequence)
         latency_s = perf_counter() - received_s
         episode.measured.step(latency_s)
+        self.metrics.step(policy.name, episode.assignment, latency_s)
         if episode.recording is not None:
             episode.recording.add(episode.assignment, observation, action, received_s, latency_s, sequence)
         return action
@@ -287,6 +299,7 @@ class Live:
                     await self._store_shadows()
                     for collector, recording in self.feedback.silent():
                         collector.give_up(recording, await self.ledger.read(get_outcome, collector.policy, recording.episode_id))
+                self.metrics.followed_s = time.monotonic()
             except RequestProblemError as problem:
                 logger.warning("the comparison could not be followed: %s", problem)
             except Exception:

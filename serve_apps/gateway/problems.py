@@ -10,8 +10,10 @@
 | ``urn:gaitway:problem:unknown-policy`` | 404 | the policy is not served |
 | ``urn:gaitway:problem:unknown-episode`` | 404 | an outcome for an episode that never acted |
 | ``urn:gaitway:problem:unknown-comparison`` | 404 | no such comparison |
+| ``urn:gaitway:problem:unknown-version`` | 404 | the registry has no such policy, version or alias |
 | ``urn:gaitway:problem:method-not-allowed`` | 405 | the route has other methods |
 | ``urn:gaitway:problem:outcome-conflict`` | 409 | another outcome is stored for the episode |
+| ``urn:gaitway:problem:comparison-conflict`` | 409 | the comparison's state does not allow it: it has ended, another runs, no verdict |
 | ``urn:gaitway:problem:state-required`` | 409 | recurrent state is neither given nor held here |
 | ``urn:gaitway:problem:body-too-large`` | 413 | the body is larger than the server takes |
 | ``urn:gaitway:problem:invalid-request`` | 422 | a field is missing, unknown, too long, too short or not finite; ``field`` names it |
@@ -19,6 +21,8 @@
 | ``urn:gaitway:problem:internal-error`` | 500 | a defect of the server; it is in the server's log |
 | ``urn:gaitway:problem:store-unavailable`` | 503 | the database does not answer; try again |
 | ``urn:gaitway:problem:not-ready`` | 503 | the policies are not loaded yet; try again |
+| ``urn:gaitway:problem:busy`` | 503 | too many operators' requests wait already; try again |
+| ``urn:gaitway:problem:operation-timeout`` | 504 | an operator's request took too long; repeating it is safe |
 """
 
 from __future__ import annotations
@@ -29,9 +33,9 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-__all__ = ["JsonResponse", "RequestProblemError", "problem_response"]
+__all__ = ["TITLES", "JsonResponse", "RequestProblemError", "problem_response"]
 
-_TITLES = {
+TITLES = {
     "malformed-json": "The body is not a JSON object",
     "malformed-frame": "The frame cannot be read",
     "unauthorized": "A valid token is wanted",
@@ -41,14 +45,18 @@ _TITLES = {
     "unknown-policy": "The policy is not served",
     "unknown-episode": "The episode is not known",
     "unknown-comparison": "The comparison is not known",
+    "unknown-version": "The version is not registered",
     "method-not-allowed": "The route has other methods",
     "outcome-conflict": "Another outcome is stored for the episode",
+    "comparison-conflict": "The comparison does not allow it now",
     "state-required": "The recurrent state is missing",
     "body-too-large": "The body is too large",
     "invalid-request": "A field of the request is not valid",
     "internal-error": "The server failed",
     "store-unavailable": "The database does not answer",
     "not-ready": "The policies are not loaded yet",
+    "busy": "Too many requests wait already",
+    "operation-timeout": "It took too long",
 }
 
 
@@ -64,7 +72,7 @@ class RequestProblemError(Exception):
         """The problem document."""
         content: dict[str, Any] = {
             "type": f"urn:gaitway:problem:{self.name}",
-            "title": _TITLES[self.name],
+            "title": TITLES[self.name],
             "status": self.status,
             "detail": _sayable(self.detail),
         }

@@ -69,8 +69,16 @@ class SessionEndpoint:
             session = _Session(self._live, caller, name, scope["query_string"].decode("latin-1"))
             metadata = await session.open()
         except RequestProblemError as problem:
+            self._live.metrics.problem(problem.name)
             await _deny(scope, send, problem)
             return
+        self._live.metrics.sessions += 1
+        try:
+            await self._serve(session, metadata, scope, receive, send)
+        finally:
+            self._live.metrics.sessions -= 1
+
+    async def _serve(self, session: _Session, metadata: dict[str, Any], scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.send", "bytes": pack(metadata)})
         connection = connection_of(scope)
@@ -173,6 +181,7 @@ class _Session:
         if not isinstance(error, RequestProblemError):
             logger.error("a session of %s failed", self._name, exc_info=error)
             error = RequestProblemError(500, "internal-error", "the server failed; its log says why")
+        self._live.metrics.problem(error.name)
         retry = {} if error.retry_after_s is None else {"retry_after_s": error.retry_after_s}
         return error.document() | {"sequence": sequence} | retry
 

@@ -1,24 +1,19 @@
 """A sweep as one HTML file that works offline: ``report(folder)``, also ``gaitway sweep report SWEEP``.
 
-The page carries its own style, script, data and plotly.js, loads nothing, and its Content-Security-Policy forbids it to.
+See ``cluster.page.page`` for what such a page is.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
 from pathlib import Path
 from typing import Any
 
-import orjson
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
-
 from cluster.config import write_text_atomic
+from cluster.page.page import render_page
 from trainables.sweeps import report_charts, report_space
 from trainables.sweeps.analysis import analyse
 from trainables.sweeps.analysis.commands import write_files
-from trainables.sweeps.analysis.words import count, duration, in_unit, number, percent, plural, unit_of
+from trainables.sweeps.analysis.words import count, in_unit, number, unit_of
 from trainables.sweeps.records import SweepRecord, load_sweep
 
 __all__ = ["report", "write_report"]
@@ -58,27 +53,7 @@ def _write(analysis: dict[str, Any], path: Path) -> Path:
 
 def render(analysis: dict[str, Any]) -> str:
     """The page's HTML."""
-    from plotly.offline import get_plotlyjs
-
     metric, unit = analysis["sweep"]["metric"], analysis["sweep"]["unit"]
-    templates = PackageLoader("trainables.sweeps", "templates")
-    environment = Environment(
-        loader=templates,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "percent": percent,
-        "duration": duration,
-        "metric": lambda value: in_unit(value, metric),
-        "work": lambda value: count(value, unit),
-        "plural": plural,
-        "breakable": _breakable,
-    }
-    script, style = (templates.get_source(environment, f"report.{kind}")[0] for kind in ("js", "css"))
     slices = report_space.slices(analysis)
     figures = {
         "curves": report_charts.curves(analysis),
@@ -95,31 +70,17 @@ def render(analysis: dict[str, Any]) -> str:
         "table": _table(analysis),
         "unit": unit.replace("_", " "),
     }
-    return environment.get_template("report.html.j2").render(
-        analysis,
-        drawn=data["figures"],
-        num_slices=len(slices),
-        has_pairs=data["pairs"] is not None,
-        budget_parts=_budget_parts(analysis),
-        failure_groups=_failure_groups(analysis["failures"]),
-        counts_text=", ".join(f"{amount} {status}" for status, amount in analysis["sweep"]["counts"].items()) or "none yet",
-        nonce=secrets.token_urlsafe(16),
-        data=Markup(_json_in_html(data)),
-        style=Markup(style),
-        script=Markup(script),
-        plotly=Markup(get_plotlyjs()),
-    )
-
-
-def _json_in_html(data: Any) -> str:
-    """JSON that cannot end the script element it stands in, whatever text is inside."""
-    text = orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS).decode()
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _breakable(name: str) -> Markup:
-    """A dotted name that may be broken into lines after its punctuation."""
-    return Markup(re.sub(r"([._/])", r"\1<wbr>", str(escape(name))))
+    context = {
+        **analysis,
+        "drawn": data["figures"],
+        "num_slices": len(slices),
+        "has_pairs": data["pairs"] is not None,
+        "budget_parts": _budget_parts(analysis),
+        "failure_groups": _failure_groups(analysis["failures"]),
+        "counts_text": ", ".join(f"{amount} {status}" for status, amount in analysis["sweep"]["counts"].items()) or "none yet",
+    }
+    filters = {"metric": lambda value: in_unit(value, metric), "work": lambda value: count(value, unit)}
+    return render_page("trainables.sweeps", "report", context, data, filters)
 
 
 def _table(analysis: dict[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,19 @@
 """The report's charts as Plotly figures in plain dictionaries: curves, importance, seeds, stopped trials, lineage.
 
-Colours are names of the page's own ("@winner"): the page puts in those of the light or the dark theme. Large arrays are packed as
-{"dtype", "bdata"} (base64, little endian), which the page unpacks into typed arrays. Text that came from outside goes through ``label``.
+See ``cluster.page.figures``.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
-from html import escape
 from typing import Any
 
 import numpy as np
 
-from trainables.sweeps.analysis.words import number, percent, unit_of
+from cluster.page.figures import Figure, label, metric_label, packed
+from trainables.sweeps.analysis.words import number, percent
 
 __all__ = ["STATUS_COLOURS", "Figure", "curves", "importance", "label", "lineage", "metric_label", "packed", "seeds", "stopped"]
-
-Figure = dict[str, Any]
 
 STATUS_COLOURS = {
     "stopped early": "@stopped",
@@ -34,24 +30,6 @@ _GL_POINTS = 5_000
 """More points than this are drawn by the graphics card."""
 _MOST_ROWS = 40
 """Rows of a chart with one row a trial or configuration; the tables have all."""
-
-
-def label(text: Any) -> str:
-    """Text for Plotly, which reads a little HTML and %{...}: shown as it is."""
-    return escape(str(text), quote=False).replace("%", "&#37;")
-
-
-def metric_label(metric: str) -> str:
-    """The metric in full, with its unit."""
-    unit = unit_of(metric)
-    return label(metric) + (f" ({unit})" if unit else "")
-
-
-def packed(values: Any, dtype: str) -> dict[str, str]:
-    """An array as base64. Shape: any; two-dimensional ones carry it."""
-    array = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
-    extra = {"shape": ",".join(map(str, array.shape))} if array.ndim > 1 else {}
-    return {"dtype": dtype, "bdata": base64.b64encode(array.tobytes()).decode(), **extra}
 
 
 def curves(analysis: dict[str, Any]) -> Figure | None:

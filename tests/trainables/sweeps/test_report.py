@@ -37,7 +37,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        self._inside = "data" if dict(attrs).get("id") == "report-data" else tag
+        self._inside = "data" if dict(attrs).get("id") == "page-data" else tag
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = ""
