@@ -65,7 +65,8 @@ def writers() -> list[int]:
     """Process ids of this process's writers."""
     import psutil
 
-    return [child.pid for child in psutil.Process().children() if "serve_apps.feedback.writer" in child.cmdline()]
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child.pid for child in alive if "serve_apps.feedback.writer" in child.cmdline()]
 
 
 async def test_what_was_served_is_what_the_datasets_hold(site: Any, tmp_path: Path) -> None:
