@@ -18,8 +18,9 @@ from cluster.config import Config
 from cluster.store.comparisons import Arm, Comparison, CountedEpisode, Guardrail, History
 from serve_apps.comparison.crossings import effect_bounds, mean_bounds
 from serve_apps.comparison.eprocess import effect_log_e_values, effect_scores, sample_ratio_log_e_values, share_log_e_values
+from serve_apps.comparison.report import Report
 
-__all__ = ["ArmTimeline", "ChallengerTimeline", "GuardrailTimeline", "Observations", "SplitTimeline", "Timeline", "timeline"]
+__all__ = ["ArmTimeline", "ChallengerTimeline", "GuardrailTimeline", "Observations", "SplitTimeline", "Timeline", "timeline_of"]
 
 Array = NDArray[np.float64]
 Figures = tuple[float | None, ...]
@@ -127,17 +128,18 @@ class Observations:
         return len(self.index)
 
 
-def timeline(comparison: Comparison, history: History, counted: int | None = None) -> Timeline:
-    """The timeline of a comparison.
+def timeline_of(comparison: Comparison, history: History, report: Report) -> Timeline:
+    """The timeline behind a report.
 
     Args:
         comparison: the comparison.
         history: its episodes; read before the comparison, so that it knows every split that they were drawn with.
-        counted: only so many of the counted episodes: those that a comparison was closed on; None: all.
+        report: what they led to: it says how many of them count, and where to look closely.
     """
-    episodes = history.episodes if counted is None else history.episodes[:counted]
-    found = Observations.of(comparison, episodes)
-    times = _times(len(found), [int(np.argmax(found.versions == split.version)) for split in comparison.weights[1:]])
+    found = Observations.of(comparison, history.episodes[: report.episodes])
+    decisive = [at for challenger in report.challengers for at in (challenger.better_at, challenger.worse_at) if at is not None]
+    changes = [int(np.count_nonzero(found.versions < split.version)) for split in comparison.weights[1:]]
+    times = _times(len(found), [*decisive, *changes])
     ratio = sample_ratio_log_e_values(found.index, found.splits) if len(found.arms) > 1 else np.zeros(len(found))
     return Timeline(
         episodes=tuple(times.tolist()),
