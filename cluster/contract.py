@@ -10,6 +10,7 @@ It travels as ``contract.json`` beside ``policy.onnx``. The ONNX graph of every 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from cluster.config import Config, write_text_atomic
 from cluster.errors import BundleError
 
-__all__ = ["ACTION_OUTPUT", "OBSERVATION_INPUT", "PolicyContract", "Provenance", "TensorField"]
+__all__ = ["ACTION_OUTPUT", "OBSERVATION_INPUT", "PolicyContract", "Provenance", "TensorField", "component_names"]
 
 OBSERVATION_INPUT = "observation"
 ACTION_OUTPUT = "action"
@@ -57,6 +58,15 @@ class TensorField(Config):
             if length not in (0, self.size):
                 raise ValueError(f"field {self.name}: {label} has {length} entries, its shape wants {self.size}")
         return self
+
+
+def component_names(fields: Iterable[TensorField]) -> tuple[str, ...]:
+    """Name of every scalar of some fields, in flat order: ``field.component``, or ``field`` where it is one number."""
+    return tuple(
+        f"{field.name}.{component}" if field.size > 1 else field.name
+        for field in fields
+        for component in (field.components or tuple(str(index) for index in range(field.size)))
+    )
 
 
 class Provenance(Config):

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import serve
 
+from serve_apps.gateway.connection import install
 from serve_apps.gateway.gateway import Gateway
 
 __all__ = ["PolicyServer", "build"]
@@ -21,6 +22,7 @@ class PolicyServer:
     """A replica."""
 
     def __init__(self) -> None:
+        install()  # before Serve starts this replica's server
         self._gateway = Gateway(replica=serve.get_replica_context().replica_tag)
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -30,6 +32,10 @@ class PolicyServer:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called by Serve with every new ``user_config``, while requests are being answered."""
         await self._gateway.apply(user_config)
+
+    async def __del__(self) -> None:
+        """Awaited by Serve when it ends a replica, after the last request: what is known here alone reaches the disk."""
+        await self._gateway.live.close()
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +25,10 @@ def start(
     policy: Annotated[str, typer.Option(help="policy whose traffic is split")] = "pidog-run",
     champion: Annotated[str, typer.Option(help="version or alias in service")] = "champion",
     challenger: Annotated[
-        list[str] | None, typer.Option(help="version or alias that wants its place; up to three; default: challenger", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="version or alias that wants its place; up to three; default: challenger, or none beside shadows", show_default=False
+        ),
     ] = None,
     share: Annotated[float, typer.Option(min=0.01, max=0.99, help="share of the episodes that the challengers get together")] = 0.1,
     metric: Annotated[str, typer.Option(help="outcome value that is compared; more is better")] = "forward_velocity_m_s",
@@ -33,25 +37,45 @@ def start(
     alpha: Annotated[float, typer.Option(help="largest accepted probability of a wrong promotion")] = 0.05,
     guardrail: Annotated[
         list[str] | None,
-        typer.Option(help="what no arm may do too often: fell<=0.1, missing<=0.2, latency_p99_ms>20<=0.05; may be repeated"),
+        typer.Option(
+            help="what no arm may do too often: fell<=0.1, missing<=0.2, latency_p99_ms>20<=0.05 as the robot says, "
+            "server_latency_p99_ms>20<=0.05 or server_error_steps>0<=0.01 as the server measured; may be repeated"
+        ),
     ] = None,
     max_episodes: Annotated[int | None, typer.Option(min=2, help="pause without a verdict after so many; default: never")] = None,
     auto: Annotated[str, typer.Option(help="off | recommend | promote: a verdict takes effect by itself")] = "off",
+    shadow: Annotated[
+        list[str] | None, typer.Option(help="version or alias that sees the traffic and never acts; may be repeated", show_default=False)
+    ] = None,
+    unit: Annotated[str, typer.Option(help="episode | robot: what is assigned, and counted as one observation")] = "episode",
+    episodes_per_robot: Annotated[int, typer.Option(min=1, help="by robot: mean of how many of its episodes is its one observation")] = 5,
+    ramp: Annotated[
+        str | None, typer.Option(help="stages in place of --share: SHARE:EPISODES,..., such as 0.1:50,0.25:100,0.5:200", show_default=False)
+    ] = None,
+    bandit: Annotated[bool, typer.Option("--bandit", help="better arms get more episodes while it runs; the test stays valid")] = False,
+    bandit_uniform_share: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="bandit: share of the episodes that is split evenly whatever the evidence")
+    ] = 0.2,
     json_: JsonOption = False,
 ) -> None:
-    """Start a comparison; a running endpoint splits new episodes at once."""
+    """Start a comparison; a running endpoint splits new episodes at once. Says what it can be expected to find."""
     from cluster.store.tokens import local_actor
 
     settings = Settings.from_environment()
-    asked = {"policy": policy, "champion": champion, "challengers": challenger or ["challenger"], "share": share}
+    asked = {"policy": policy, "champion": champion, "challengers": challenger or [], "shadows": shadow or [], "share": share}
     asked |= {"metric": metric, "low": low, "high": high, "alpha": alpha}
     asked |= {"guardrails": [_guardrail(text) for text in guardrail or ()], "max_episodes": max_episodes, "auto": auto}
-    comparison = importlib.import_module("serve_apps.comparison.starting").start(settings, asked, local_actor())
+    asked |= {"unit": unit, "episodes_per_robot": episodes_per_robot, "ramp": _ramp(ramp), "bandit": bandit}
+    asked |= {"bandit_uniform_share": bandit_uniform_share}
+    comparison: Any = importlib.import_module("serve_apps.comparison.starting").start(settings, asked, local_actor())
     _refresh(settings)
     if json_:
         print_json(comparison.model_dump(mode="json"))
         return
     typer.echo(comparison.id)
+    plans: Any = importlib.import_module("serve_apps.comparison.plan")
+    for line in plans.plan_lines(comparison):
+        say(line)
     say("follow it with: gaitway ab report")
 
 
@@ -85,17 +109,28 @@ def list_(policy: Annotated[str | None, typer.Argument(help="policy; default: al
 
 
 @app.command()
-def report(comparison: ComparisonArgument = None, json_: JsonOption = False) -> None:
+def report(
+    comparison: ComparisonArgument = None,
+    html: Annotated[Path | None, typer.Option(help="write a page that works offline to this file", show_default=False)] = None,
+    json_: JsonOption = False,
+) -> None:
     """Arms, episodes, means, intervals, e-values and the decision."""
     from cluster.store.database import open_database
 
     settings = Settings.from_environment()
+    pages: Any = importlib.import_module("serve_apps.comparison.html")
     with closing(open_database(settings)) as db:
-        found: Any = importlib.import_module("serve_apps.comparison.report").report(db, _id(db, comparison))
+        comparison_id = _id(db, comparison)
+        look = pages.examine(db, comparison_id)
+        shadows = pages.shadows_of(db, look.comparison)
+        if html is not None:
+            pages.write_page(db, comparison_id, html)
     if json_:
-        print_json(found.to_dict())
+        print_json(look.report.to_dict() | {"shadows": [shadow.model_dump(mode="json") for shadow in shadows]})
     else:
-        typer.echo(found.to_text())
+        typer.echo("\n".join([look.report.to_text(), *(shadow.to_text() for shadow in shadows)]))
+    if html is not None:
+        say(f"open it in a browser: {html}")
 
 
 @app.command()
@@ -106,9 +141,11 @@ def status(comparison: ComparisonArgument = None, json_: JsonOption = False) -> 
     with closing(open_database(Settings.from_environment())) as db:
         found: Any = importlib.import_module("serve_apps.comparison.report").report(db, _id(db, comparison))
     if json_:
-        print_json({key: found.to_dict()[key] for key in ("comparison_id", "status", "decision", "episodes", "reason")})
+        shown = ("comparison_id", "status", "decision", "episodes", "reason", "recommendation", "split")
+        print_json({key: found.to_dict()[key] for key in shown})
     else:
-        typer.echo(f"{found.comparison_id}  {found.status}  {found.decision}  {found.episodes} episodes: {found.reason}")
+        said = "; ".join(part for part in (found.reason, found.recommendation, found.split) if part)
+        typer.echo(f"{found.comparison_id}  {found.status}  {found.decision}  {found.episodes} episodes: {said}")
 
 
 @app.command()
@@ -197,6 +234,18 @@ def _guardrail(text: str) -> dict[str, Any]:
         return {"name": name.strip(), "above": float(above) if above else None, "at_most": float(at_most if mark else "")}
     except ValueError:
         raise UsageError(f"--guardrail {text}: give NAME<=SHARE or NAME>LIMIT<=SHARE, such as fell<=0.1") from None
+
+
+def _ramp(text: str | None) -> list[dict[str, Any]]:
+    """``0.1:50,0.25:100``."""
+    stages = []
+    for stage in (text or "").split(",") if text else ():
+        share, _, count = stage.partition(":")
+        try:
+            stages.append({"share": float(share), "episodes": int(count)})
+        except ValueError:
+            raise UsageError(f"--ramp {text}: give SHARE:EPISODES,..., such as 0.1:50,0.25:100,0.5:200") from None
+    return stages
 
 
 def _id(db: Any, comparison: str | None) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from cluster.runtime.serve_config import ServedPolicyConfig
-from cluster.runtime.served import ServedArm, ServedComparison, ServedPolicy, ServedState, ServedVersion
+from cluster.runtime.served import SERVED, ServedArm, ServedComparison, ServedPolicy, ServedState, ServedVersion
 from cluster.settings import Settings
+from cluster.storage import join_url
 
 if TYPE_CHECKING:
     from cluster.store.comparisons import Comparison
@@ -48,7 +50,7 @@ def desired_state(settings: Settings, policies: Sequence[ServedPolicyConfig], st
 
 def _start_comparison(settings: Settings, database: Database, policy: ServedPolicyConfig) -> Comparison | None:
     """Start the comparison that a ``split`` asks for; None when its arms are one version, as they are once a challenger has won."""
-    from cluster.store.comparisons import Arm, NewComparison, create_comparison
+    from cluster.store.comparisons import Arm, NewComparison
     from cluster.store.registry import get_version
 
     split = policy.split
@@ -58,7 +60,8 @@ def _start_comparison(settings: Settings, database: Database, policy: ServedPoli
         return None
     arms = tuple(Arm(name=alias.removeprefix("@"), version=versions[alias], weight=weight) for alias, weight in split.arms.items())
     new = NewComparison(policy=policy.policy, arms=arms, **split.model_dump(exclude={"arms"}))
-    return create_comparison(database, new)
+    plans: Any = importlib.import_module("serve_apps.comparison.plan")
+    return cast("Comparison", plans.start_comparison(database, new))
 
 
 def _desired_policy(settings: Settings, policy: ServedPolicyConfig, comparison: Comparison | None) -> ServedPolicy:
@@ -76,4 +79,7 @@ def _desired_policy(settings: Settings, policy: ServedPolicyConfig, comparison: 
         arms = tuple(ServedArm(**arm.model_dump()) for arm in comparison.arms)
         version = comparison.weights[-1].version
         split = ServedComparison(id=comparison.id, salt=comparison.salt, arms=arms, weights_version=version, unit=comparison.unit)
-    return ServedPolicy(versions=versions, default_version=str(default.version), comparison=split)
+    feedback = policy.feedback
+    if feedback is not None and feedback.folder is None:
+        feedback = feedback.model_copy(update={"folder": join_url(settings.storage_url, SERVED)})
+    return ServedPolicy(versions=versions, default_version=str(default.version), comparison=split, feedback=feedback)

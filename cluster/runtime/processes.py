@@ -200,6 +200,10 @@ def serve_environment(settings: Settings, environment: Mapping[str, str] | None 
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         # One log line a request, parsed in Python, costs a small policy a third of its rate.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # A robot whose replica died connects again at once. In turns, HAProxy goes straight on to the next replica when one refuses; under
+        # its least-connections rule, or once the dead one is marked down and a single one is left, it waits for a second first.
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "roundrobin",
+        "RAY_SERVE_HAPROXY_OBSERVE_MARK_DOWN_ENABLED": "0",
         # How long a replica that was told to stop keeps accepting: HAProxy is told at once and health-checks every 250 ms.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "2",

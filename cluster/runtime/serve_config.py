@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Config
-from cluster.store.models import MAX_ARMS, Auto, Guardrail
+from cluster.runtime.served import FeedbackConfig
+from cluster.store.models import MAX_ARMS, Auto, Guardrail, RampStage, Unit
 
 __all__ = ["ServeConfig", "ServedOptions", "ServedPolicyConfig", "SplitConfig"]
 
@@ -29,6 +30,11 @@ class SplitConfig(Config):
     guardrails: tuple[Guardrail, ...] = Field((), description="what no arm may do too often; a challenger that does gets no more episodes")
     max_episodes: int | None = Field(None, ge=2, description="episodes after which it pauses without a verdict; null: as long as it takes")
     auto: Auto = Field("off", description="off | recommend: a verdict waits for `gaitway ab promote`; promote: it takes effect by itself")
+    unit: Unit = Field("episode", description="episode: every one is assigned anew; robot: a robot is, with all its episodes")
+    episodes_per_robot: int = Field(5, ge=1, description="assigned by robot: mean of how many of its episodes is its one observation")
+    ramp: tuple[RampStage, ...] = Field((), description="stages of the share that the arms after the first get together")
+    bandit: bool = Field(False, description="whether better arms get more episodes while it runs")
+    bandit_uniform_share: float = Field(0.2, gt=0, le=1, description="bandit: share of the episodes that is split evenly")
 
     @model_validator(mode="after")
     def _check(self) -> SplitConfig:
@@ -36,6 +42,8 @@ class SplitConfig(Config):
             raise ValueError(f"arms {self.arms}: give 2 to {MAX_ARMS} aliases, each with a share above 0")
         if not self.low < self.high:
             raise ValueError(f"low {self.low} must be below high {self.high}")
+        if self.ramp and self.bandit:
+            raise ValueError("ramp and bandit: both set the split; give one of them")
         return self
 
 
@@ -45,6 +53,7 @@ class ServedPolicyConfig(Config):
     policy: str = Field("pidog-run", description="policy name in the registry")
     default: str = Field("champion", description="alias or number of the version that serves episodes outside a comparison")
     split: SplitConfig | None = Field(None, description="comparison to start; None: start none")
+    feedback: FeedbackConfig | None = Field(None, description="which served episodes are written as datasets; None: none")
 
 
 class ServedOptions(Config):

@@ -13,7 +13,11 @@ from pydantic import Field, model_validator
 
 from cluster.config import Config
 
-__all__ = ["ServedArm", "ServedComparison", "ServedPolicy", "ServedState", "ServedVersion"]
+__all__ = ["SERVED", "FeedbackConfig", "ServedArm", "ServedComparison", "ServedPolicy", "ServedState", "ServedVersion"]
+
+
+SERVED = "served"
+"""Folder of served episodes on the shared storage."""
 
 
 class ServedVersion(Config):
@@ -43,12 +47,31 @@ class ServedComparison(Config):
     arms: tuple[ServedArm, ...] = Field(min_length=1, description="arms in the comparison's order")
 
 
+class FeedbackConfig(Config):
+    """Which served episodes are written as LeRobot datasets, and where."""
+
+    share: float = Field(0.1, gt=0, le=1, description="share of the episodes that is recorded; which ones follows from their ids")
+    folder: str | None = Field(
+        None, description="folder or object-store URL that gets POLICY/TIME_REPLICA_N; null: served on the shared storage"
+    )
+    buffer_mb: int = Field(64, ge=1, description="memory of one replica for episodes that are not yet written; a full one drops them, MiB")
+    episodes_per_dataset: int = Field(100, ge=1, description="episodes after which a dataset is written")
+    flush_s: float = Field(60.0, gt=0, description="longest wait of a finished episode until it is written, seconds")
+    max_gb: float = Field(
+        10.0, gt=0, description="size of the policy's folder from which on nothing more is written, GB; nothing is deleted"
+    )
+    silent_s: float = Field(
+        300.0, gt=0, description="an episode without a step or an outcome for this long is written as it is, without one, seconds"
+    )
+
+
 class ServedPolicy(Config):
     """One policy behind the endpoint."""
 
     versions: dict[str, ServedVersion] = Field(min_length=1, description="every version that may answer, by number")
     default_version: str = Field(description="version of episodes outside a comparison")
     comparison: ServedComparison | None = Field(None, description="running comparison")
+    feedback: FeedbackConfig | None = Field(None, description="which episodes are written as datasets; None: none")
 
     @model_validator(mode="after")
     def _versions_exist(self) -> ServedPolicy:

@@ -18,6 +18,9 @@ _Figure = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]{0
 _ArmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Version = Annotated[str, StringConstraints(pattern=r"^@?[A-Za-z0-9][A-Za-z0-9._-]{0,126}$")]
 
+_SHORT_FORM = frozenset({"champion", "challengers", "shadows", "share"})
+"""What stands for ``arms``."""
+
 
 class AskedArm(Config):
     """One arm as asked for."""
@@ -37,7 +40,12 @@ class ComparisonRequest(Config):
     )
     champion: _Version = Field("champion", description="without arms: version or alias in service")
     challengers: tuple[_Version, ...] = Field(
-        ("challenger",), min_length=1, max_length=MAX_ARMS - 1, description="without arms: versions or aliases that want its place"
+        (),
+        max_length=MAX_ARMS - 1,
+        description="without arms: versions or aliases that want its place; empty: challenger, or none beside shadows",
+    )
+    shadows: tuple[_Version, ...] = Field(
+        (), max_length=MAX_ARMS - 1, description="without arms: versions or aliases that see the traffic and never act"
     )
     share: float = Field(0.1, ge=0.01, le=0.99, description="without arms: share of the episodes that the challengers get together")
     metric: _Figure = Field("forward_velocity_m_s", description="outcome value that is compared, its unit as suffix; more is better")
@@ -62,24 +70,20 @@ class ComparisonRequest(Config):
     def _check(self) -> ComparisonRequest:
         if not self.low < self.high:
             raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
-        if self.arms and not self.model_fields_set.isdisjoint({"champion", "challengers", "share"}):
-            raise ValueError("arms say which versions and how much; give them, or champion, challengers and share, not both")
+        if self.arms and not self.model_fields_set.isdisjoint(_SHORT_FORM):
+            raise ValueError("arms say which versions and how much; give them, or champion, challengers, shadows and share, not both")
         return self
 
     def asked_arms(self) -> tuple[AskedArm, ...]:
-        """``arms``, or those that champion, challengers and share mean: ``champion`` and ``challenger``, or ``challenger-N`` of several."""
+        """``arms``, or those that champion, challengers, shadows and share mean; these are named by ``new_comparison``."""
         if self.arms:
             return self.arms
-        several = len(self.challengers) > 1
-        challengers = (
-            AskedArm(
-                name=f"challenger-{version.removeprefix('@')}"[:64] if several else "challenger",
-                version=version,
-                weight=self.share / len(self.challengers),
-            )
-            for version in self.challengers
+        challengers = self.challengers or (() if self.shadows else ("challenger",))
+        return (
+            AskedArm(name="champion", version=self.champion, weight=1.0 - self.share if challengers else 1.0),
+            *(AskedArm(name="challenger", version=version, weight=self.share / len(challengers)) for version in challengers),
+            *(AskedArm(name="shadow", version=version, weight=0.0, shadow=True) for version in self.shadows),
         )
-        return (AskedArm(name="champion", version=self.champion, weight=1.0 - self.share), *challengers)
 
 
 def new_comparison(settings: Settings, request: ComparisonRequest) -> NewComparison:
@@ -98,10 +102,11 @@ def new_comparison(settings: Settings, request: ComparisonRequest) -> NewCompari
         if version in versions[:position]:
             twins = [arm.version for arm, other in zip(asked, versions, strict=True) if other == version]
             raise UsageError(f"{' and '.join(twins)} are both version {version} of {request.policy}; give different ones")
-    numbered = len(asked) > 2 and not request.arms
-    arms = [
-        arm.model_dump() | {"version": version} | ({"name": f"challenger-{version}"} if numbered and position else {})
-        for position, (arm, version) in enumerate(zip(asked, versions, strict=True))
-    ]
-    values = request.model_dump(exclude={"arms", "champion", "challengers", "share"})
+    several = len(request.challengers) > 1
+    arms = []
+    for arm, version in zip(asked, versions, strict=True):
+        # Of several challengers, and of shadows, only the version tells which is which.
+        numbered = not request.arms and (arm.shadow or (several and arm.name == "challenger"))
+        arms.append(arm.model_dump() | {"version": version, "name": f"{arm.name}-{version}" if numbered else arm.name})
+    values = request.model_dump(exclude={"arms", *_SHORT_FORM})
     return parse_config(values | {"arms": arms}, NewComparison, source="comparison")

@@ -23,12 +23,14 @@ from cluster.store.episodes import (
     outcomes_in_order,
     record_episode,
     record_outcome,
+    robot_assignment,
 )
 from cluster.store.models import (
     OPTIONS,
     Arm,
     Comparison,
     CountedEpisode,
+    CountedOutcome,
     EpisodeRow,
     Guardrail,
     History,
@@ -47,6 +49,7 @@ __all__ = [
     "Arm",
     "Comparison",
     "CountedEpisode",
+    "CountedOutcome",
     "EpisodeRow",
     "Guardrail",
     "History",
@@ -71,15 +74,25 @@ __all__ = [
     "pause_comparison",
     "record_episode",
     "record_outcome",
+    "record_undo",
+    "replace_weights",
+    "robot_assignment",
 ]
 
 
-def create_comparison(db: Database, new: NewComparison) -> Comparison:
-    """Start a comparison. Raises ``StoreError`` when the policy has one running, or one whose decision has yet to take effect."""
+def create_comparison(db: Database, new: NewComparison, plan: Mapping[str, Any] | None = None) -> Comparison:
+    """Start a comparison. Raises ``StoreError`` when the policy has one running, or one whose decision has yet to take effect.
+
+    Args:
+        db: the database.
+        new: what is asked for; with a ramp, its first stage is in force at once.
+        plan: what it can be expected to find (``serve_apps.comparison.plan``), kept with it.
+    """
     comparison_id = secrets.token_hex(6)
     salt = new.salt or secrets.token_hex(16)
     values = new.model_dump(mode="json", exclude={"arms", "salt"})
-    options = {name: values.pop(name) for name in OPTIONS if name in values}
+    options = {name: values.pop(name) for name in OPTIONS if name in values} | {"plan": None if plan is None else dict(plan)}
+    split = new.at_stage(new.ramp[0]) if new.ramp else {arm.name: arm.weight for arm in new.arms}
     try:
         with db.write() as connection:
             paused = connection.execute(
@@ -107,7 +120,7 @@ def create_comparison(db: Database, new: NewComparison) -> Comparison:
             )
             rows = [{"comparison_id": comparison_id, "position": k, **arm.model_dump()} for k, arm in enumerate(new.arms)]
             connection.execute(insert(arms), rows)
-            _add_weights(connection, comparison_id, 1, {arm.name: arm.weight for arm in new.arms}, "as it began", "")
+            _add_weights(connection, comparison_id, 1, split, "as it began", "")
             _log(connection, comparison_id, "created", {"arms": [arm.model_dump() for arm in new.arms]})
     except IntegrityError:
         running = active_comparison(db, new.policy)
@@ -189,20 +202,36 @@ def change_weights(db: Database, comparison_id: str, changed: Mapping[str, float
     merged = {arm.name: arm.weight for arm in comparison.arms}
     if unknown := sorted(set(changed) - set(merged)):
         raise UsageError(f"comparison {comparison_id} has no arm {unknown[0]!r}; it has {', '.join(merged)}")
+    if shadows := sorted(arm.name for arm in comparison.arms if arm.shadow and changed.get(arm.name)):
+        raise UsageError(
+            f"arm {shadows[0]} of comparison {comparison_id} is a shadow: it gets no episodes; start another comparison with it"
+        )
     merged |= {name: float(weight) for name, weight in changed.items()}
     if merged == {arm.name: arm.weight for arm in comparison.arms}:
         return comparison  # two replicas that see one breach change the split once
     if min(merged.values()) < 0 or not 0 < sum(merged.values()) < math.inf:
         raise UsageError(f"weights {merged}: give numbers from 0, at least one above it")
+    if not replace_weights(db, comparison_id, comparison.weights[-1].version, merged, reason, actor):
+        return change_weights(db, comparison_id, changed, reason, actor)  # somebody else was first with this version
+    return get_comparison(db, comparison_id)
+
+
+def replace_weights(db: Database, comparison_id: str, version: int, split: Mapping[str, float], reason: str, actor: str) -> bool:
+    """Put a split in the place of the one with this version; False when somebody has replaced that already: nothing is written then.
+
+    Two replicas that look at the same comparison and draw the same conclusion so change it once.
+    """
     try:
         with db.write() as connection:
             latest = connection.execute(select(func.max(weights.c.version)).where(weights.c.comparison_id == comparison_id)).scalar_one()
-            _add_weights(connection, comparison_id, latest + 1, merged, reason, actor)
-            _log(connection, comparison_id, "weights", {"weights": merged, "reason": reason})
-            record_audit(connection, actor, "comparison.weights", comparison_id, {"weights": merged, "reason": reason})
+            if latest != version:
+                return False
+            _add_weights(connection, comparison_id, version + 1, split, reason, actor)
+            _log(connection, comparison_id, "weights", {"weights": dict(split), "reason": reason})
+            record_audit(connection, actor, "comparison.weights", comparison_id, {"weights": dict(split), "reason": reason})
     except IntegrityError:
-        return change_weights(db, comparison_id, changed, reason, actor)  # somebody else was first with this version
-    return get_comparison(db, comparison_id)
+        return False  # at the same moment
+    return True
 
 
 def current_splits(db: Database, ids: Sequence[str]) -> dict[str, tuple[int, dict[str, float], str, str | None]]:
@@ -247,6 +276,13 @@ def mark_applied(db: Database, comparison_id: str) -> Comparison:
         if changed:
             _log(connection, comparison_id, "applied", {})
     return get_comparison(db, comparison_id)
+
+
+def record_undo(db: Database, comparison_id: str, detail: Mapping[str, Any], actor: str) -> None:
+    """Record that a promotion was taken back, in the comparison's events and in the trail."""
+    with db.write() as connection:
+        _log(connection, comparison_id, "undone", dict(detail))
+        record_audit(connection, actor, "comparison.undo", comparison_id, dict(detail))
 
 
 def _load(connection: Connection, condition: Any) -> list[Comparison]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -21,6 +21,7 @@ __all__ = [
     "Auto",
     "Comparison",
     "CountedEpisode",
+    "CountedOutcome",
     "EpisodeRow",
     "Guardrail",
     "History",
@@ -78,7 +79,8 @@ class Guardrail(Config):
     """What no arm may do too often, whatever its metric: a share of episodes, with an anytime-valid test of its own for each arm."""
 
     name: ShortName = Field(
-        description="fell: the episode ended in a fall; missing: no outcome came; else a figure of the outcome's metrics"
+        description="fell: the episode ended in a fall; missing: no outcome came; server_NAME: a figure that the server measured, "
+        "such as server_latency_p99_ms or server_error_steps; else a figure of the outcome's metrics"
     )
     above: float | None = Field(None, description="an episode counts when the figure is above this; for fell and missing: None")
     at_most: float = Field(gt=0, lt=1, description="share of an arm's episodes that may count")
@@ -88,6 +90,8 @@ class Guardrail(Config):
     def _check(self) -> Guardrail:
         if (self.name in ("fell", "missing")) != (self.above is None):
             raise ValueError(f"guardrail {self.name}: a figure needs above, fell and missing have none")
+        if '"' in self.name:
+            raise ValueError(f"guardrail {self.name}: a figure's name has no quotation marks")
         return self
 
 
@@ -140,7 +144,30 @@ class NewComparison(Config):
             raise ValueError("every arm needs a weight above 0, a shadow one of 0: an arm without episodes cannot be compared")
         if self.arms[0].shadow:
             raise ValueError(f"arm {self.arms[0].name}: the first arm is the one in service and cannot be a shadow")
+        if self.ramp and self.bandit:
+            raise ValueError("ramp and bandit: both set the split; give one of them")
+        if (self.ramp or self.bandit) and not self.challengers:
+            raise ValueError("ramp and bandit: they move the challengers' share, and all arms but the first are shadows")
+        shares = [stage.share for stage in self.ramp]
+        if shares != sorted(set(shares)):
+            raise ValueError(f"ramp {shares}: each stage's share must be above the one before")
         return self
+
+    @property
+    def acting_arms(self) -> tuple[Arm, ...]:
+        """The arms that get episodes and are compared: all but the shadows."""
+        return tuple(arm for arm in self.arms if not arm.shadow)
+
+    @property
+    def challengers(self) -> tuple[Arm, ...]:
+        """The acting arms that want the champion's place; none: nothing is compared."""
+        return self.acting_arms[1:]
+
+    def at_stage(self, stage: RampStage) -> dict[str, float]:
+        """Weights of a ramp's stage: the challengers have its share together, divided as their weights here are."""
+        together = sum(arm.weight for arm in self.challengers)
+        weights = {arm.name: stage.share * arm.weight / together for arm in self.challengers}
+        return {arm.name: weights.get(arm.name, 0.0) for arm in self.arms} | {self.arms[0].name: 1.0 - stage.share}
 
 
 class Comparison(NewComparison):
@@ -200,8 +227,18 @@ class Outcome(Config):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class CountedEpisode:
+class CountedOutcome(NamedTuple):
+    """An outcome as a verdict reads it; see ``Outcome``. A tuple: a look makes one of each of thousands of rows."""
+
+    value: float
+    fell: bool
+    steps: int
+    duration_s: float
+    metrics: Mapping[str, float]
+    """Figures that were asked for."""
+
+
+class CountedEpisode(NamedTuple):
     """One episode that a verdict counts, in the order of assignment."""
 
     episode_id: str
@@ -212,10 +249,12 @@ class CountedEpisode:
     weights_version: int
     robot_id: str | None
     started_at: datetime
-    outcome: Outcome | None
+    outcome: CountedOutcome | None
     """None: missing, given up at its deadline; or still open."""
     is_open: bool = False
     """Whether it may still bring an outcome; a verdict waits for it, a guardrail takes it for harmless so far."""
+    server: Mapping[str, float] = {}
+    """What the server measured while it drove the episode, by name, as far as it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -232,3 +271,7 @@ class History:
     """Outcomes that came after their deadline."""
     assigned: list[CountedEpisode]
     """All of them, those that are open and those behind them included."""
+    now: datetime
+    """The moment, UTC."""
+    limit_s: float
+    """Seconds after which a silent episode is given up."""

@@ -17,13 +17,21 @@ least number with ``z_i >= -b_i`` whatever happens. Under the hypothesis "effect
 
     K_n(delta; f) = prod_i [ (1 - f) + f (z_i + b_i) / (delta + b_i) ],
 
-has a non-negative supermartingale that starts at 1, and so has any mixture over f. By Ville's inequality the mixture ever
-reaches 1/q with probability at most q. A mixture over all f in (0, 1) is a universal portfolio (Cover & Ordentlich 1996): its wealth
-trails that of the best f in hindsight by a power of n only, so that it bets boldly when outcomes are steady and cautiously when they
-are noisy, with nothing to tune. Our prior is Beta(3/2, 3/2), the semicircle: against Cover's arcsine prior it takes the weight from bets
-of almost nothing and of almost everything, which robots' outcomes rarely call for; by simulation a rise from 75 to 95 % success is found
-with a tenth fewer episodes, and steady returns a tenth later. It is summed at its Gauss-Chebyshev nodes (second kind); a finite mixture
-is as valid as an integral.
+has a non-negative supermartingale that starts at 1; f may change from episode to episode as long as it is chosen before each, and any
+mixture over gamblers is one too. By Ville's inequality the mixture ever reaches 1/q with probability at most q. Two kinds of gamblers
+share the wealth, two fifths to three:
+
+- **Every constant share** f in (0, 1): a universal portfolio (Cover & Ordentlich 1996), whose wealth trails that of the best f in hindsight
+  by a power of n only, so that it bets boldly when outcomes are steady and cautiously when they are noisy. Our prior is Beta(3/2, 3/2),
+  the semicircle, summed at its Gauss-Chebyshev nodes (second kind): against Cover's arcsine prior it takes the weight from
+  bets of almost nothing and of almost everything, which robots' outcomes rarely call for.
+- **Eight supposed effects** e from 0.04 to 0.4 of the range, the sizes that robots are compared for. Each bets as if the effect were e:
+  ``f_i = min(0.7, e b_i / (v_i + e^2))`` with ``v_i`` the mean square of past scores, which is the share with the fastest growth to second
+  order (Kelly 1956; Waudby-Smith & Ramdas 2024, "aGRAPA"). The cap keeps one surprise from ruining a gambler who has seen little.
+
+By simulation (400 to 2,000 comparisons each, 80 % power), against the constant shares alone, the second kind finds a rise from 75 to 95 %
+success with 11 % fewer episodes, from 50 to 65 % with 10 % and from 50 to 55 % with 18 % fewer; of nineteen cases with effects from 0.01
+to 0.4 of the range one was found later, by 2 % (50 to 65 %, one episode in ten). The effects and their weights were chosen on such cases.
 
 **Interval**. For each f the wealth falls as delta grows; so does the mixture, and its running maximum. The values of delta
 not yet refuted are therefore an interval, exactly, found by bisection: a confidence sequence, valid at all times together. An
@@ -42,9 +50,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "ALL_WEIGHTS",
     "BET_SHARES",
     "BET_WEIGHTS",
+    "EDGE_WEIGHTS",
+    "EFFECT_EDGES",
+    "LARGEST_EDGE_SHARE",
     "EffectScores",
+    "edge_shares",
     "effect_interval",
     "effect_log_e_values",
     "effect_scores",
@@ -62,9 +75,20 @@ BET_SHARES: Array = (1.0 - np.cos(_ANGLES)) / 2.0
 """Shares f of the wealth at stake: the nodes of the prior Beta(3/2, 3/2) on (0, 1)."""
 BET_WEIGHTS: Array = np.sin(_ANGLES) ** 2 / np.sum(np.sin(_ANGLES) ** 2)
 """What the prior puts on each."""
+EFFECT_EDGES: Array = np.geomspace(0.04, 0.4, 8)
+"""Effects that gamblers of the second kind suppose, as shares of the outcome's range."""
+EDGE_WEIGHTS: Array = EFFECT_EDGES ** (2 / 3) / np.sum(EFFECT_EDGES ** (2 / 3))
+"""How they divide what they begin with: who looks for little is the better served by constant shares, the smaller it is."""
+LARGEST_EDGE_SHARE = 0.7
+"""The most that one of these puts at stake."""
+_SUPPOSED_EPISODES = 4.0
+"""Weight of the first guess at the scores' mean square, in episodes: that of outcomes at the two ends of the range."""
+
+ALL_WEIGHTS: Array = np.concatenate((0.4 * BET_WEIGHTS, 0.6 * EDGE_WEIGHTS))
+"""What gamblers of both kinds begin with: constant shares, then supposed effects."""
 
 _SAMPLE_RATIO_TILTS: Array = np.array([-2.0, -1.0, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1.0, 2.0])
-_BISECTIONS = 40
+_BISECTIONS = 30
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,8 @@ class EffectScores:
     """``b``: before the episode it was certain that ``z >= -b``."""
     highest: Array
     """Before the episode it was certain that ``z <= highest``."""
+    variance: Array
+    """``v``: what ``z**2`` was expected to be before the episode."""
 
 
 def effect_scores(outcome: ArrayLike, challenger: ArrayLike, propensity: ArrayLike) -> EffectScores:
@@ -97,41 +123,55 @@ def effect_scores(outcome: ArrayLike, challenger: ArrayLike, propensity: ArrayLi
     mean_one = (pooled + past_one_sum) / (1.0 + past_one)
     mean_zero = (pooled + past_zero_sum) / (1.0 + past_zero)
     baseline = (1.0 - p) * mean_one + p * mean_zero
+    z = (a - p) / (p * (1.0 - p)) * (y - baseline)
+    guess = np.maximum(baseline * (1.0 - baseline), 1e-3) / (p * (1.0 - p))
     return EffectScores(
-        z=(a - p) / (p * (1.0 - p)) * (y - baseline),
+        z=z,
         lowest=np.maximum(baseline / p, (1.0 - baseline) / (1.0 - p)),
         highest=np.maximum((1.0 - baseline) / p, baseline / (1.0 - p)),
+        variance=(_SUPPOSED_EPISODES * guess + _past(z * z)) / (_SUPPOSED_EPISODES + past_one + past_zero),
     )
 
 
-def log_wealth(z: Array, lowest: Array, hypothesis: float) -> Array:
+def edge_shares(lowest: Array, variance: Array) -> Array:
+    """Share of the wealth that each supposed effect puts at stake. Shape (..., n, edges)."""
+    shares: Array = EFFECT_EDGES * (lowest / variance)[..., None] / (1.0 + EFFECT_EDGES**2 / variance[..., None])
+    return np.minimum(shares, LARGEST_EDGE_SHARE)
+
+
+def log_wealth(z: Array, lowest: Array, hypothesis: float, variance: Array | None = None) -> Array:
     """Log e-values, after each observation, against "the mean of z is at most ``hypothesis``".
 
     Args:
         z: observations. Shape (..., n).
         lowest: ``b`` with ``z >= -b`` known before each observation. Shape (..., n).
         hypothesis: the mean to refute; above ``-lowest``.
+        variance: ``v`` known before each observation, for the gamblers who suppose an effect; None: only those of constant shares
+            bet. Shape (..., n).
 
     Returns:
         Natural logarithm of the mixture's wealth. Shape (..., n).
     """
-    stock = (z + lowest) / (hypothesis + lowest)
-    by_share = np.cumsum(np.log1p(BET_SHARES * (stock[..., None] - 1.0)), axis=-2)
+    gain = ((z - hypothesis) / (hypothesis + lowest))[..., None]
+    by_share, weights = np.cumsum(np.log1p(BET_SHARES * gain), axis=-2), BET_WEIGHTS
+    if variance is not None:
+        by_edge = np.cumsum(np.log1p(edge_shares(lowest, variance) * gain), axis=-2)
+        by_share, weights = np.concatenate((by_share, by_edge), axis=-1), ALL_WEIGHTS
     top = by_share.max(axis=-1, keepdims=True)
-    total: Array = top[..., 0] + np.log(np.exp(by_share - top) @ BET_WEIGHTS)
+    total: Array = top[..., 0] + np.log(np.exp(by_share - top) @ weights)
     return total
 
 
 def effect_log_e_values(scores: EffectScores) -> tuple[Array, Array]:
     """Log e-values after each episode: against "the challenger is no better", and against "the champion is no better"."""
-    return log_wealth(scores.z, scores.lowest, 0.0), log_wealth(-scores.z, scores.highest, 0.0)
+    return log_wealth(scores.z, scores.lowest, 0.0, scores.variance), log_wealth(-scores.z, scores.highest, 0.0, scores.variance)
 
 
 def effect_interval(scores: EffectScores, alpha: float) -> tuple[float, float]:
     """Confidence sequence of the effect at its latest time, in [-1, 1]; covers at all times together with probability 1 - 2 alpha."""
     return (
-        _lower_bound(scores.z, scores.lowest, alpha, -1.0, 1.0),
-        -_lower_bound(-scores.z, scores.highest, alpha, -1.0, 1.0),
+        _lower_bound(scores.z, scores.lowest, alpha, -1.0, 1.0, scores.variance),
+        -_lower_bound(-scores.z, scores.highest, alpha, -1.0, 1.0, scores.variance),
     )
 
 
@@ -183,7 +223,7 @@ def _past(values: Array) -> Array:
     return before
 
 
-def _lower_bound(z: Array, lowest: Array, level: float, low: float, high: float) -> float:
+def _lower_bound(z: Array, lowest: Array, level: float, low: float, high: float, variance: Array | None = None) -> float:
     """Largest value in [low, high] below which every mean is refuted at ``level``; ``low`` when nothing is refuted."""
     if z.shape[-1] == 0:
         return low
@@ -191,7 +231,7 @@ def _lower_bound(z: Array, lowest: Array, level: float, low: float, high: float)
     refuted, possible = low, high
     for _ in range(_BISECTIONS):
         middle = (refuted + possible) / 2.0
-        if log_wealth(z, lowest, middle).max() >= wanted:
+        if log_wealth(z, lowest, middle, variance).max() >= wanted:
             refuted = middle
         else:
             possible = middle

@@ -6,51 +6,56 @@ See ``cluster.page.page`` for what such a page is.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
 
+from cluster.config import write_text_atomic
+from cluster.errors import UsageError
 from cluster.page.page import render_page
 from cluster.page.words import in_unit, number, unit_of
-from cluster.store.comparisons import Comparison, comparison_history, get_comparison
+from cluster.store.comparisons import Comparison
 from cluster.store.database import Database
+from cluster.store.shadows import ShadowReport, shadow_figures
 from cluster.store.trail import TrailEntry, comparison_trail
 from serve_apps.comparison import html_charts
 from serve_apps.comparison.html_words import change_text, next_commands, verdict
-from serve_apps.comparison.report import SAMPLE_RATIO_ALPHA, Report, report
+from serve_apps.comparison.report import SAMPLE_RATIO_ALPHA, Examination, examine
 from serve_apps.comparison.timeline import Timeline, timeline_of
 
-__all__ = ["page", "render"]
+__all__ = ["examine", "page", "render", "shadows_of", "write_page"]
 
 
 def page(db: Database, comparison_id: str) -> str:
     """The page of a comparison as it stands. Raises ``UnknownComparisonError``."""
-    found = report(db, comparison_id)
-    history = comparison_history(db, comparison_id)
-    comparison = get_comparison(db, comparison_id)
-    shadows: tuple[Any, ...] = ()
-    if any(arm.shadow for arm in comparison.arms):
-        from cluster.store.shadows import shadow_figures
-
-        shadows = shadow_figures(db, comparison_id)
-    return render(comparison, found, timeline_of(comparison, history, found), comparison_trail(db, comparison_id), shadows)
+    look = examine(db, comparison_id)
+    return render(look, timeline_of(look), comparison_trail(db, comparison_id), shadows_of(db, look.comparison))
 
 
-def render(comparison: Comparison, found: Report, timeline: Timeline, trail: list[TrailEntry], shadows: tuple[Any, ...] = ()) -> str:
+def write_page(db: Database, comparison_id: str, path: Path) -> None:
+    """Write the page to a file. Raises ``UnknownComparisonError``, or ``UsageError`` when the file cannot be written."""
+    html = page(db, comparison_id)
+    try:
+        write_text_atomic(path, html)
+    except OSError as error:
+        raise UsageError(f"--html {path}: cannot be written: {error.strerror}; give a file in a folder that may be written") from None
+
+
+def render(look: Examination, timeline: Timeline, trail: list[TrailEntry], shadows: tuple[ShadowReport, ...] = ()) -> str:
     """The page's HTML.
 
     Args:
-        comparison: what was asked for, and how it ended.
-        found: its report.
+        look: the comparison and its report.
         timeline: how the report came about.
         trail: what happened to it.
-        shadows: reports of its shadow arms (``cluster.store.shadows``).
+        shadows: reports of its shadow arms.
     """
+    comparison, found = look.comparison, look.report
     colours = {arm.name: colour for arm, colour in zip(comparison.arms, html_charts.ARM_COLOURS, strict=False)}
     drawn = {
         "difference": html_charts.difference(found, timeline, colours),
         "evidence": html_charts.evidence(found, timeline, colours),
         "means": html_charts.means(found, timeline, colours),
-        "shares": html_charts.shares(timeline, colours),
-        "ratio": html_charts.sample_ratio(timeline, SAMPLE_RATIO_ALPHA),
+        "shares": html_charts.shares(found, timeline, colours),
+        "ratio": html_charts.sample_ratio(found, timeline, SAMPLE_RATIO_ALPHA),
         **html_charts.guardrails(found, timeline, colours),
     }
     figures = {name: figure for name, figure in drawn.items() if figure}
@@ -72,7 +77,7 @@ def render(comparison: Comparison, found: Report, timeline: Timeline, trail: lis
         "trail": [entry for entry in trail if entry.kind != "weights"],
         "splits": timeline.splits,
         "shadows": shadows,
-        "plan": comparison.plan,
+        "plan": found.plan,
         "now": datetime.now(UTC),
     }
     filters = {
@@ -83,6 +88,11 @@ def render(comparison: Comparison, found: Report, timeline: Timeline, trail: lis
         "time": lambda at: f"{at:%Y-%m-%d %H:%M:%S}",
     }
     return render_page("serve_apps.comparison", "comparison", context, {"figures": figures}, filters)
+
+
+def shadows_of(db: Database, comparison: Comparison) -> tuple[ShadowReport, ...]:
+    """What its shadow arms did; nothing is asked where it has none."""
+    return shadow_figures(db, comparison.id) if any(arm.shadow for arm in comparison.arms) else ()
 
 
 def _e_value(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The page's charts; see ``cluster.page.figures``. The horizontal axis is always episodes in the order of assignment."""
+"""The page's charts; see ``cluster.page.figures``. The horizontal axis is always episodes (or robots) in the order of assignment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def difference(report: Report, timeline: Timeline, colours: Colours) -> Figure |
     x = timeline.episodes
     bounds = [value for item in timeline.challengers for series in (item.low, item.high, item.difference) for value in _late(x, series)]
     title = f"difference in {metric_label(report.metric)}"
-    layout = _layout(title, {"range": _range([*bounds, 0.0]), "zeroline": False})
+    layout = _layout(report, title, {"range": _range([*bounds, 0.0]), "zeroline": False})
     layout["shapes"] = [_horizontal(0.0, "@ink", "solid"), *_decided(report)]
     layout["annotations"] = _decided_note(report)
     return {"data": traces, "layout": layout}
@@ -50,7 +50,7 @@ def evidence(report: Report, timeline: Timeline, colours: Colours) -> Figure | N
         traces.append(_line(timeline.episodes, better, colour, f"{name} is better", f"{label(name)} is better: %{{y:.3g}}"))
         dashed = _line(timeline.episodes, worse, colour, f"{name} is worse", f"{label(name)} is worse: %{{y:.3g}}")
         traces.append(dashed | {"line": {"color": colour, "width": 1.6, "dash": "dash"}})
-    layout = _layout("e-value", _log_axis([trace["y"] for trace in traces], report.e_threshold))
+    layout = _layout(report, "e-value", _log_axis([trace["y"] for trace in traces], report.e_threshold))
     layout["shapes"] = [_horizontal(report.e_threshold, "@winner", "dot"), *_decided(report)]
     layout["annotations"] = [_threshold_note(report.e_threshold, f"{report.e_threshold:g} decides")]
     return {"data": traces, "layout": layout}
@@ -66,10 +66,10 @@ def means(report: Report, timeline: Timeline, colours: Colours) -> Figure | None
         traces += _band(timeline.episodes, arm.low, arm.high, colour, arm.arm)
         traces.append(_line(timeline.episodes, arm.mean, colour, arm.arm, f"{label(arm.arm)}: %{{y:.4g}}"))
     bounds = [value for arm in timeline.arms for series in (arm.low, arm.high) for value in _late(timeline.episodes, series)]
-    return {"data": traces, "layout": _layout(metric_label(report.metric), {"range": _range(bounds)})}
+    return {"data": traces, "layout": _layout(report, metric_label(report.metric), {"range": _range(bounds)})}
 
 
-def shares(timeline: Timeline, colours: Colours) -> Figure | None:
+def shares(report: Report, timeline: Timeline, colours: Colours) -> Figure | None:
     """Each arm's share of the episodes so far against what the weights have said so far; changes of the weights are marked."""
     if not timeline.episodes or len(timeline.arms) < 2:
         return None
@@ -79,20 +79,20 @@ def shares(timeline: Timeline, colours: Colours) -> Figure | None:
         traces.append(_line(timeline.episodes, arm.share, colour, arm.arm, f"{label(arm.arm)}: %{{y:.1%}}"))
         stated = _line(timeline.episodes, arm.stated_share, colour, arm.arm, f"{label(arm.arm)}, stated: %{{y:.1%}}")
         traces.append(stated | {"line": {"color": colour, "width": 1.6, "dash": "dot"}, "showlegend": False, "legendgroup": arm.arm})
-    layout = _layout("share of the episodes so far", {"range": [0, 1.02], "tickformat": ".0%"})
+    layout = _layout(report, f"share of the {report.unit}s so far", {"range": [0, 1.02], "tickformat": ".0%"})
     changes = [split for split in timeline.splits if split.version > 1]
     layout["shapes"] = [_vertical(split.episode, "@rung", "dash") for split in changes]
     layout["annotations"] = [_note(split.episode, f"weights {split.version}") for split in changes[:12]]
     return {"data": traces, "layout": layout}
 
 
-def sample_ratio(timeline: Timeline, alpha: float) -> Figure | None:
+def sample_ratio(report: Report, timeline: Timeline, alpha: float) -> Figure | None:
     """Evidence that episodes were not split as the weights say."""
     if not timeline.episodes or len(timeline.arms) < 2:
         return None
     values = _powers(timeline.sample_ratio_log10_e_value)
     trace = _line(timeline.episodes, values, "@running", "sample ratio", "e-value %{y:.3g}")
-    layout = _layout("e-value of the split", _log_axis([values], 1.0 / alpha)) | {"showlegend": False, "height": 260}
+    layout = _layout(report, "e-value of the split", _log_axis([values], 1.0 / alpha)) | {"showlegend": False, "height": 260}
     layout["shapes"] = [_horizontal(1.0 / alpha, "@failed", "dot")]
     layout["annotations"] = [_threshold_note(1.0 / alpha, f"{1.0 / alpha:g} withholds every verdict")]
     return {"data": [trace], "layout": layout}
@@ -113,7 +113,7 @@ def guardrails(report: Report, timeline: Timeline, colours: Colours) -> dict[str
             for item in items
         ]
         title = label(name if above is None else f"{name} above {above:g}")
-        layout = _layout(f"{title}: e-value", _log_axis([trace["y"] for trace in traces], threshold)) | {"height": 280}
+        layout = _layout(report, f"{title}: e-value", _log_axis([trace["y"] for trace in traces], threshold)) | {"height": 280}
         layout["shapes"] = [_horizontal(threshold, "@failed", "dot")]
         layout["annotations"] = [_threshold_note(threshold, f"{threshold:g} is a breach")]
         charts[f"guardrail-{index}"] = {"data": traces, "layout": layout}
@@ -133,8 +133,8 @@ def _band(x: Sequence[int], low: Sequence[float | None], high: Sequence[float | 
     return [edge | {"y": list(low)}, edge | {"y": list(high), "fill": "tonexty", "fillcolor": f"{colour}-soft"}]
 
 
-def _layout(title: str, yaxis: Figure) -> Figure:
-    xaxis = {"title": {"text": "episodes"}, "rangemode": "tozero", "tickformat": ",d"}
+def _layout(report: Report, title: str, yaxis: Figure) -> Figure:
+    xaxis = {"title": {"text": f"{report.unit}s"}, "rangemode": "tozero", "tickformat": ",d"}
     return {"title": {"text": title}, "xaxis": xaxis, "yaxis": yaxis, "hovermode": "x"}
 
 

@@ -83,7 +83,7 @@ def _headline(comparison: Comparison, found: Report) -> str:
     arm = str(found.winner)
     version = comparison.arm(arm).version
     waits = "it takes effect by itself" if comparison.auto == "promote" else "it takes effect once somebody promotes it"
-    return f"{_capital(arm)} (version {version}) has won after {plural(found.decided_at_episode or 0, 'episode')}; {waits}."
+    return f"{_capital(arm)} (version {version}) has won after {plural(found.decided_at_episode or 0, found.unit)}; {waits}."
 
 
 def _difference(found: Report) -> list[str]:
@@ -97,11 +97,14 @@ def _one_difference(found: Report, challenger: ChallengerReport) -> str:
     low, high = challenger.interval
     level = f"{100 * found.interval_level:.4g} %"
     text = f"{_capital(challenger.arm)} minus {found.arms[0].name}: {challenger.difference:+.3g}{unit}"
-    return f"{text} ({level} confidence sequence {low:+.3g} to {high:+.3g})."
+    how = ", each episode weighed with its own split" if challenger.unbiased else ""
+    return f"{text} ({level} confidence sequence {low:+.3g} to {high:+.3g}{how})."
 
 
 def _warnings(comparison: Comparison, found: Report) -> list[str]:
-    said = []
+    said = [f"{_capital(found.split)}."] if found.split and comparison.status == "running" else []
+    if found.open_robots and comparison.status in ("running", "paused"):
+        said.append(f"{plural(found.open_robots, 'robot')} not done yet; the verdict waits for the first of them.")
     for guardrail in found.guardrails:
         if guardrail.breached:
             what = guardrail.name if guardrail.above is None else f"{guardrail.name} above {number(guardrail.above)}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.errors import StoreError
 from cluster.settings import Settings
-from cluster.store.comparisons import Comparison, close_comparison, get_comparison, list_comparisons, mark_applied
+from cluster.store.comparisons import Comparison, close_comparison, get_comparison, list_comparisons, mark_applied, record_undo
 from cluster.store.database import Database, open_database
 from cluster.store.registry import get_version, set_alias
 from cluster.store.tokens import local_actor, record_audit
@@ -105,9 +105,7 @@ def undo(settings: Settings, comparison_id: str, actor: str | None = None) -> st
         if now != version:
             raise StoreError(f"@champion of {comparison.policy} is version {now} by now, not {version}; move it with `gaitway model alias`")
         set_alias(settings, comparison.policy, CHAMPION_ALIAS, before)
-        with db.write() as connection:
-            detail = {"policy": comparison.policy, "from": version, "to": before}
-            record_audit(connection, actor or local_actor(), "comparison.undo", comparison_id, detail)
+        record_undo(db, comparison_id, {"policy": comparison.policy, "from": version, "to": before}, actor or local_actor())
         return before
 
 
@@ -134,7 +132,11 @@ def _decide(settings: Settings, db: Database, comparison: Comparison, arm: str |
             raise StoreError(f"comparison {comparison.id}: the verdict is {found.decision}, not {arm}; --force overrules it")
         if found.winner in found.breached:
             raise StoreError(f"comparison {comparison.id}: {found.winner} won but broke a guardrail; --force overrules it")
+    if not (arm or found.winner or found.challenger):
+        raise StoreError(f"comparison {comparison.id}: {found.reason}; end it with `gaitway ab stop {comparison.id}`")
     winner = comparison.arm(arm or found.winner or found.challenger)
+    if winner.shadow:
+        raise StoreError(f"comparison {comparison.id}: {winner.name} is a shadow that never acted; compare version {winner.version} first")
     # Before anything is written: the winner must be there and whole.
     get_version(settings, comparison.policy, winner.version).load()
     decision = {

@@ -1,4 +1,4 @@
-"""What is done by itself while a comparison runs: breaches take an arm's traffic away, budgets end, verdicts take effect.
+"""What is done by itself while a comparison runs: breaches take an arm away, the split moves, budgets end, verdicts take effect.
 
 Every replica looks after the outcomes that it has stored, and now and then at comparisons whose episodes have gone silent. Whatever it
 does is one conditional write, so that two replicas that see the same thing do it once.
@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.errors import StoreError
-from cluster.store.comparisons import change_weights, close_comparison, get_comparison, pause_comparison
+from cluster.store.comparisons import change_weights, close_comparison, get_comparison, pause_comparison, replace_weights
 from cluster.store.database import Database
-from serve_apps.comparison.report import Report, report
+from serve_apps.comparison.report import Report, examine, report
+from serve_apps.comparison.splits import due_split
 
 __all__ = ["REFEREE", "Ruling", "rule"]
 
@@ -32,11 +33,15 @@ class Ruling:
 
 def rule(db: Database, comparison_id: str) -> Ruling | None:
     """Look at a comparison and do what has to be done; None when it is not running."""
-    comparison = get_comparison(db, comparison_id)
+    if get_comparison(db, comparison_id).status != "running":
+        return None
+    look = examine(db, comparison_id, intervals=False)
+    comparison, found = look.comparison, look.report
     if comparison.status != "running":
         return None
-    found = report(db, comparison_id, intervals=False)
-    champion, *challengers = comparison.arms
+    champion, *challengers = comparison.acting_arms
+    if not challengers:
+        return Ruling(found, "")  # shadows decide nothing
     weights = {arm.name: arm.weight for arm in comparison.arms}
     broken = [arm.name for arm in challengers if arm.name in found.breached and arm.weight > 0]
     if broken and (champion.weight > 0 or any(arm.weight > 0 for arm in challengers if arm.name not in broken)):
@@ -54,6 +59,9 @@ def rule(db: Database, comparison_id: str) -> Ruling | None:
     if comparison.max_episodes is not None and found.episodes >= comparison.max_episodes and found.decision == "inconclusive":
         paused = pause_comparison(db, comparison_id, found.reason)
         return Ruling(found, f"paused: {found.reason}" if paused else "")
+    due = due_split(look.counted, found)
+    if due is not None and replace_weights(db, comparison_id, comparison.weights[-1].version, due[0], due[1], REFEREE):
+        return Ruling(found, due[1])
     return Ruling(found, "")
 
 

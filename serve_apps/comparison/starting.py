@@ -9,9 +9,10 @@ from typing import Any
 from cluster.config import parse_config
 from cluster.settings import Settings
 from cluster.store.comparison_request import ComparisonRequest, new_comparison
-from cluster.store.comparisons import Comparison, create_comparison
+from cluster.store.comparisons import Comparison
 from cluster.store.database import open_database
 from cluster.store.tokens import record_audit
+from serve_apps.comparison.plan import start_comparison
 
 __all__ = ["start"]
 
@@ -30,7 +31,7 @@ def start(settings: Settings, asked: Mapping[str, Any], actor: str) -> Compariso
     """
     new = new_comparison(settings, parse_config(asked, ComparisonRequest, source="comparison"))
     with closing(open_database(settings)) as db:
-        comparison = create_comparison(db, new)
+        comparison = start_comparison(db, new)
         with db.write() as connection:
             detail = {"policy": comparison.policy, "arms": {arm.name: arm.version for arm in comparison.arms}}
             record_audit(connection, actor, "comparison.start", comparison.id, detail)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any
 
 from starlette.applications import Starlette
@@ -82,8 +83,7 @@ class Gateway:
 
     def __init__(self, replica: str = "") -> None:
         self._replica = replica
-        self.live = Live()
-        self.live.metrics.replica = replica
+        self.live = Live(replica)
         self.operators = operators = Operators(self.live)
         models = InferenceProtocol(self.live)
         self.app = _Application(
@@ -129,13 +129,14 @@ class Gateway:
 
     async def _act(self, request: Request) -> Response:
         body = await read_body(request, self.live.max_body_bytes)
+        received_s = perf_counter()
         name: str = request.path_params["policy"]
         policy = self.live.policy(name)
         content_type = request.headers.get("content-type", "")
         act = ActRequest(parse_body(body, content_type))
         observation = self.live.reader(name).read(act.observation)
         episode = await self.live.begin(policy, act.episode_id, act.robot_id)
-        session, action = await self.live.step(policy, episode, observation, act.state, act.sequence)
+        session, action = await self.live.step(policy, episode, observation, act.state, act.sequence, received_s)
         answer: dict[str, Any] = {
             "action": split_action(session, action),
             "version": episode.assignment.version,
@@ -161,18 +162,21 @@ class Gateway:
         loaded, mine = self.live.loaded, request.scope["gaitway.caller"].token.policies
         return JsonResponse(
             {
-                "policies": [_summary(policy) for name, policy in loaded.policies.items() if not mine or name in mine],
+                "policies": [self._summary(policy) for name, policy in loaded.policies.items() if not mine or name in mine],
                 "generation": loaded.generation,
                 "refused": self.live.refused,
                 "replica": self._replica,
             }
         )
 
+    def _summary(self, policy: LoadedPolicy) -> dict[str, Any]:
+        return _described(policy) | {"feedback": self.live.feedback.counts(policy.name)}
+
     async def _describe_policy(self, request: Request) -> Response:
         policy = self.live.policy(request.path_params["policy"])
         contract = policy.contract
         fields = {label: [field.model_dump(mode="json") for field in getattr(contract, label)] for label in ("observation", "action")}
-        return JsonResponse(_summary(policy) | fields)
+        return JsonResponse(self._summary(policy) | fields)
 
     async def _list_comparisons(self, _request: Request) -> Response:
         found = await self.live.ledger.read(list_comparisons)
@@ -222,7 +226,7 @@ def _route(path: str, **methods: tuple[Handler, Permission]) -> Route:
     return Route(path, guarded, methods=list(methods))
 
 
-def _summary(policy: LoadedPolicy) -> dict[str, Any]:
+def _described(policy: LoadedPolicy) -> dict[str, Any]:
     contract, comparison = policy.contract, policy.comparison
     return {
         "policy": policy.name,

@@ -11,6 +11,7 @@ Protocol: kserve/open-inference-protocol, ``inference_rest.md``; binary data: Tr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,7 @@ class InferenceProtocol:
     async def infer(self, request: Request) -> Response:
         """``POST /v2/models/{model}[/versions/{version}]/infer``."""
         body = await read_body(request, self._live.max_body_bytes)
+        received_s = perf_counter()
         policy, version, session = self._model(request)
         message, binary = _split(body, request.headers.get(_HEADER_LENGTH))
         tensors = _read_tensors(message, binary)
@@ -82,8 +84,10 @@ class InferenceProtocol:
         if parameters.get("episode_id") is not None:
             if len(observation) != 1:
                 raise _invalid("inputs", f"an episode takes one step at a time, this is a batch of {len(observation)}")
-            episode = await self._live.begin(policy, read_name(parameters["episode_id"], "parameters.episode_id"), None)
-            session, action = await self._live.step(policy, episode, observation, state)
+            robot_id = parameters.get("robot_id")
+            robot_id = None if robot_id is None else read_name(robot_id, "parameters.robot_id")
+            episode = await self._live.begin(policy, read_name(parameters["episode_id"], "parameters.episode_id"), robot_id)
+            session, action = await self._live.step(policy, episode, observation, state, received_s=received_s)
             following: Mapping[str, np.ndarray] = episode.state or {}
             version = episode.assignment.version
         else:

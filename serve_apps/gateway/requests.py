@@ -15,6 +15,7 @@ from cluster.contract import PolicyContract, TensorField
 from cluster.store.comparisons import Outcome
 from cluster.wire.frames import FrameError, unpack
 from serve_apps.gateway.problems import RequestProblemError
+from serve_apps.inference.session import all_finite
 
 __all__ = [
     "MAX_NAME_LENGTH",
@@ -138,7 +139,7 @@ class ObservationReader:
         vector = values.reshape(-1)
         if vector.dtype != np.float32:
             return self._flat(vector.tolist())
-        if not np.isfinite(vector).all():
+        if not all_finite(vector):
             return self._flat(vector.tolist())  # which names the field
         return vector.reshape(1, -1)
 

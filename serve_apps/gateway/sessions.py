@@ -17,6 +17,8 @@ session and sends it with every action, so that the robot can hand it back to an
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import secrets
 import time
@@ -30,6 +32,7 @@ import orjson
 from cluster.store.comparisons import get_episode
 from cluster.wire.frames import ACTION, OBSERVATION, STATE, FrameError, pack, read_compact, write_compact
 from serve_apps.gateway.auth import Caller
+from serve_apps.gateway.connection import SessionConnection, connection_of
 from serve_apps.gateway.episodes import Episode
 from serve_apps.gateway.live import Live
 from serve_apps.gateway.problems import RequestProblemError
@@ -70,15 +73,19 @@ class SessionEndpoint:
             return
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.send", "bytes": pack(metadata)})
-        while True:
-            message = await receive()
-            if message["type"] == "websocket.disconnect":
-                return
+        connection = connection_of(scope)
+        if connection is not None:
+            connection.take(functools.partial(session.take, connection))
+        while (message := await receive())["type"] != "websocket.disconnect":
             frame = message.get("bytes")
             answer = await session.answer(message.get("text") if frame is None else frame)
-            await send(answer)
+            # By the short way too, where there is one: an answer must not be overtaken by the next frame's.
+            if connection is None or not _written(connection, answer):
+                await send(answer)
             if answer["type"] == "websocket.close":
                 return
+            if connection is not None:
+                connection.answered()
 
 
 class _Session:
@@ -110,9 +117,34 @@ class _Session:
             "contract": contract.interface(),
         }
 
+    def take(self, connection: SessionConnection, frame: bytes) -> bool:
+        """Answer a compact frame of an episode under way where it arrives; False: it has to go the long way, which says why."""
+        received_s, episode, live = time.perf_counter(), self._episode, self._live
+        if episode is None or not frame or frame[0] != OBSERVATION:
+            return False
+        try:
+            self._caller.require("act", self._name)
+            policy, reader = live.policy(self._name), live.reader(self._name)
+            known = policy.session(episode.assignment.version)
+            sequence, numbers, state = read_compact(frame, OBSERVATION, reader.size, known.state_size if known else 0)
+            observation = reader.read_numbers(numbers)
+            live.gate.recheck(self._caller)
+            self._caller.spend(live.requests_per_s)
+
+            def done(result: np.ndarray | Exception) -> None:
+                if isinstance(result, Exception):
+                    connection.reply(orjson.dumps(self._refusal(result, sequence)), text=True)
+                else:
+                    connection.reply(_action_frame(episode, sequence, result))
+
+            live.step_soon(policy, episode, observation, state, received_s, done)
+        except (RequestProblemError, FrameError):
+            return False
+        return True
+
     async def answer(self, frame: bytes | str | None) -> dict[str, Any]:
         """The ASGI message that answers a frame."""
-        sequence = None
+        received_s, sequence = time.perf_counter(), None
         try:
             self._caller.require("act", self._name)  # a token may be revoked while its session is open
         except RequestProblemError as problem:
@@ -126,22 +158,25 @@ class _Session:
                 return {"type": "websocket.close", "code": _TOO_BIG, "reason": f"at most {self._live.max_body_bytes} bytes a frame"}
             if isinstance(frame, bytes) and frame[0] < 0x80:
                 sequence = int.from_bytes(frame[4:8], "little")
-                return {"type": "websocket.send", "bytes": await self._compact(frame)}
+                return {"type": "websocket.send", "bytes": await self._compact(frame, received_s)}
             message = parse_msgpack(frame) if isinstance(frame, bytes) else parse_object(frame.encode())
             sequence = message.get("sequence")
-            reply = await self._message(message)
+            reply = await self._message(message, received_s)
             if isinstance(frame, bytes):
                 return {"type": "websocket.send", "bytes": pack(reply)}
             return _text(reply)
-        except RequestProblemError as problem:
-            retry = {} if problem.retry_after_s is None else {"retry_after_s": problem.retry_after_s}
-            return _text(problem.document() | {"sequence": sequence if type(sequence) is int else None} | retry)
-        except Exception:
-            logger.exception("a session of %s failed", self._name)
-            problem = RequestProblemError(500, "internal-error", "the server failed; its log says why")
-            return _text(problem.document() | {"sequence": sequence if type(sequence) is int else None})
+        except Exception as error:
+            return _text(self._refusal(error, sequence if type(sequence) is int else None))
 
-    async def _compact(self, frame: bytes) -> bytes:
+    def _refusal(self, error: Exception, sequence: int | None) -> dict[str, Any]:
+        """The problem document that answers a frame; a defect is logged."""
+        if not isinstance(error, RequestProblemError):
+            logger.error("a session of %s failed", self._name, exc_info=error)
+            error = RequestProblemError(500, "internal-error", "the server failed; its log says why")
+        retry = {} if error.retry_after_s is None else {"retry_after_s": error.retry_after_s}
+        return error.document() | {"sequence": sequence} | retry
+
+    async def _compact(self, frame: bytes, received_s: float) -> bytes:
         policy, reader, episode = self._live.policy(self._name), self._live.reader(self._name), self._episode
         assignment = self._assignment if episode is None else episode.assignment
         known = policy.session(assignment.version)
@@ -152,34 +187,31 @@ class _Session:
         observation = reader.read_numbers(numbers)
         if episode is None:
             episode = await self._begin(policy, self._next_id)
-        session, action = await self._live.step(policy, episode, observation, state)
-        if episode.state is not None and session.state_fields:
-            return write_compact(ACTION, sequence, action, *episode.state.values(), flags=STATE)
-        return write_compact(ACTION, sequence, action)
+        _, action = await self._live.step(policy, episode, observation, state, received_s=received_s)
+        return _action_frame(episode, sequence, action)
 
-    async def _message(self, message: dict[str, Any]) -> dict[str, Any]:
+    async def _message(self, message: dict[str, Any], received_s: float) -> dict[str, Any]:
         kind = message.get("type", message.get("endpoint", "observation"))
         if not isinstance(kind, str):
             raise RequestProblemError(422, "invalid-request", "type: must be text", "type")
         if message.get("sequence") is not None and type(message["sequence"]) is not int:
             raise RequestProblemError(422, "invalid-request", "sequence: must be a whole number", "sequence")
         if kind in ("observation", "infer"):
-            return await self._observation(message)
+            return await self._observation(message, received_s)
         if kind == "reset":
             return await self._reset(message)
         if kind == "outcome":
             return await self._outcome(message)
         raise RequestProblemError(422, "invalid-request", f"type: {kind[:32]!r}; observation, reset or outcome is wanted", "type")
 
-    async def _observation(self, message: dict[str, Any]) -> dict[str, Any]:
-        started_s = time.perf_counter()
+    async def _observation(self, message: dict[str, Any], received_s: float) -> dict[str, Any]:
         policy, reader = self._live.policy(self._name), self._live.reader(self._name)
         given = message.get("observation")
         if given is None:
             given = {key: value for key, value in message.items() if key not in _ENVELOPE}
         observation = reader.read(given)
         episode = self._episode or await self._begin(policy, self._next_id)
-        session, action = await self._live.step(policy, episode, observation, message.get("state"))
+        session, action = await self._live.step(policy, episode, observation, message.get("state"), received_s=received_s)
         reply: dict[str, Any] = {
             "action": split_action(session, action),
             "actions": action,  # as openpi's clients expect it: (steps, action_size)
@@ -187,7 +219,7 @@ class _Session:
             "arm": episode.assignment.arm,
             "episode_id": episode.episode_id,
             "sequence": message.get("sequence"),
-            "server_timing": {"infer_ms": 1e3 * (time.perf_counter() - started_s)},
+            "server_timing": {"infer_ms": 1e3 * (time.perf_counter() - received_s)},
         }
         if session.state_fields and episode.state is not None:
             reply["state"] = {name: value[0] for name, value in episode.state.items()}
@@ -213,7 +245,8 @@ class _Session:
         new = await self._live.end(self._name, episode_id, outcome)
         if self._episode is not None and episode_id == self._episode.episode_id:
             self._episode, self._next_id = None, secrets.token_hex(12)
-            self._assignment = self._live.policy(self._name).assign(self._next_id)
+            with contextlib.suppress(RequestProblemError):  # the outcome is stored, whatever the next episode will lack
+                self._assignment = await self._live.expected(self._live.policy(self._name), self._next_id, self._robot_id)
         return {"type": "outcome", "episode_id": episode_id, "stored": True, "repeated": not new, "sequence": message.get("sequence")}
 
     async def _begin(self, policy: LoadedPolicy, episode_id: str) -> Episode:
@@ -228,7 +261,7 @@ class _Session:
         stored = await self._live.ledger.read(get_episode, self._name, self._next_id)
         if stored is not None:
             return Assignment(stored.version, stored.comparison_id, stored.arm, stored.propensity, stored.weights_version)
-        return policy.assign(self._next_id)
+        return await self._live.expected(policy, self._next_id, self._robot_id)
 
 
 def split_action(session: PolicySession, action: np.ndarray) -> dict[str, Any]:
@@ -239,6 +272,19 @@ def split_action(session: PolicySession, action: np.ndarray) -> dict[str, Any]:
         parts[field.name] = values.reshape(field.shape) if field.shape else float(values[0])
         start += field.size
     return parts
+
+
+def _action_frame(episode: Episode, sequence: int, action: np.ndarray) -> bytes:
+    if episode.state is not None:
+        return write_compact(ACTION, sequence, action, *episode.state.values(), flags=STATE)
+    return write_compact(ACTION, sequence, action)
+
+
+def _written(connection: SessionConnection, answer: dict[str, Any]) -> bool:
+    if answer["type"] == "websocket.close":
+        return False
+    text = answer.get("text")
+    return connection.write(answer["bytes"]) if text is None else connection.write(text.encode(), text=True)
 
 
 def _text(message: dict[str, Any]) -> dict[str, Any]:

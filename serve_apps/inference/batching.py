@@ -8,16 +8,17 @@ is its next batch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from serve_apps.inference.session import PolicySession
 
-__all__ = ["Batcher"]
+__all__ = ["Batcher", "Result"]
 
 Result = tuple[np.ndarray, dict[str, np.ndarray]]
-_Waiting = tuple[np.ndarray, Mapping[str, np.ndarray] | None, "asyncio.Future[Result]"]
+Done = Callable[[Result | Exception], None]
+_Waiting = tuple[np.ndarray, Mapping[str, np.ndarray] | None, Done]
 
 _LONGEST_INLINE_S = 1e-3
 """A step of a policy slower than this would hold up everybody else's."""
@@ -47,13 +48,25 @@ class Batcher:
         Returns:
             The action, shape (1, action_size), and the next state by field.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.setdefault(session, []).append((observation, state, future))
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        def settle(result: Result | Exception) -> None:
+            if future.done():
+                return  # whoever asked went away
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        self.submit(session, observation, state, settle)
+        return await future
+
+    def submit(self, session: PolicySession, observation: np.ndarray, state: Mapping[str, np.ndarray] | None, done: Done) -> None:
+        """The same for who waits in no task: ``done`` is called with what ``run`` would return or raise; it must not raise."""
+        self._waiting.setdefault(session, []).append((observation, state, done))
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._flush)  # after everybody who is ready to run in this round
-        return await future
+            asyncio.get_running_loop().call_soon(self._flush)  # after everybody who is ready to run in this round
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -94,10 +107,5 @@ def _run(session: PolicySession, batch: list[_Waiting]) -> list[Result] | Except
 
 
 def _answer(batch: list[_Waiting], result: list[Result] | Exception) -> None:
-    for row, (_, _, future) in enumerate(batch):
-        if future.done():
-            continue  # whoever asked went away
-        if isinstance(result, Exception):
-            future.set_exception(result)
-        else:
-            future.set_result(result[row])
+    for row, (_, _, done) in enumerate(batch):
+        done(result if isinstance(result, Exception) else result[row])

@@ -43,14 +43,32 @@ class LoadedPolicy:
         """The default version's contract; every version takes the same observation and gives the same action."""
         return self.versions[self.default_version].contract
 
-    def assign(self, episode_id: str) -> Assignment:
-        """Version of a new episode: the same for the same episode on every replica."""
+    @property
+    def by_robot(self) -> bool:
+        """Whether robots are assigned and not episodes: an episode then has to say whose it is."""
+        return self.comparison is not None and self.comparison.unit == "robot"
+
+    def assign(self, episode_id: str, robot_id: str | None = None, held: Assignment | None = None) -> Assignment:
+        """Version of a new episode: the same for the same episode, or robot, on every replica.
+
+        Args:
+            episode_id: the episode.
+            robot_id: its robot; needed where robots are assigned.
+            held: what this robot's first episode of this comparison got: it keeps that, through changes of the split. When its arm has
+                been taken away, its episodes go where new robots go, and are not counted: it would be in two arms.
+        """
         comparison = self.comparison
         if comparison is None:
             return Assignment(self.default_version)
-        index, propensity = assign(comparison.salt, episode_id, [arm.weight for arm in comparison.arms])
+        weights = {arm.name: arm.weight for arm in comparison.arms}
+        if held is not None and held.arm is not None and weights[held.arm] > 0:
+            return held
+        unit = robot_id if self.by_robot else episode_id
+        if unit is None:
+            raise ValueError(f"comparison {comparison.id} assigns robots: give the robot_id")
+        index, propensity = assign(comparison.salt, unit, list(weights.values()))
         arm = comparison.arms[index]
-        if propensity == 1.0:
+        if propensity == 1.0 or held is not None:
             return Assignment(arm.version)  # nothing is compared while one arm has everything
         return Assignment(arm.version, comparison.id, arm.name, propensity, comparison.weights_version)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from sqlalchemy import select
 
 from cluster.bundle import ONNX_FILE, seal
 from cluster.contract import PolicyContract
@@ -28,10 +26,10 @@ from cluster.settings import Settings
 from cluster.store.comparisons import active_comparison, change_weights, get_episode
 from cluster.store.database import Database
 from cluster.store.registry import get_version, register_bundle, set_alias
-from cluster.store.tables import outcomes
 from cluster.wire.client import PolicyClient
 from cluster.wire.errors import ConflictError, InvalidRequestError, NotFoundError
 from cluster.wire.session import Session
+from tests.e2e.load import OBSERVATION, Load, arms_of_episodes, stored_outcomes, token_of
 
 pytestmark = pytest.mark.slow
 
@@ -96,68 +94,6 @@ def database(settings: Settings) -> Iterator[Database]:
 def client(endpoint: dict[str, Any]) -> Iterator[PolicyClient]:
     with PolicyClient(endpoint["url"], "pidog-run", robot_id="r1", token=token_of(endpoint)) as client:
         yield client
-
-
-def token_of(endpoint: dict[str, Any]) -> str:
-    return Path(endpoint["token_file"]).read_text().strip()
-
-
-OBSERVATION = np.linspace(-1, 1, 50, dtype=np.float32)
-
-
-class Load:
-    """Robots that step as fast as they can in threads of their own, a new episode every 20 steps, each with its outcome."""
-
-    def __init__(self, endpoint: dict[str, Any], robots: int = 4) -> None:
-        self.steps: list[tuple[float, str, str, str | None]] = []
-        """When, episode, version, arm."""
-        self.acknowledged: list[str] = []
-        self.problems: list[BaseException] = []
-        self._url, self._token, self._stop = endpoint["url"], token_of(endpoint), threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(f"load-{time.monotonic_ns()}-{k}",)) for k in range(robots)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def wait_for(self, steps: int) -> None:
-        wanted, deadline_s = len(self.steps) + steps, time.monotonic() + 60
-        while len(self.steps) < wanted and not self.problems:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.01)
-
-    def _run(self, name: str) -> None:
-        try:
-            with PolicyClient(self._url, "pidog-run", token=self._token, retry_s=60.0) as client:
-                step = 0
-                while not self._stop.is_set():
-                    episode_id = f"{name}-{step // 20}"
-                    reply = client.act(OBSERVATION, episode_id)
-                    self.steps.append((time.monotonic(), episode_id, reply.version, reply.arm))
-                    step += 1
-                    if step % 20 == 0:
-                        client.outcome(episode_id, 0.1, steps=20)
-                        self.acknowledged.append(episode_id)
-        except BaseException as error:
-            self.problems.append(error)
-
-
-def arms_of_episodes(load: Load) -> dict[str, set[tuple[str, str | None]]]:
-    found: dict[str, set[tuple[str, str | None]]] = {}
-    for _, episode_id, version, arm in load.steps:
-        found.setdefault(episode_id, set()).add((version, arm))
-    return found
-
-
-def stored_outcomes(database: Database) -> set[str]:
-    with database.read() as connection:
-        return set(connection.execute(select(outcomes.c.episode_id)).scalars())
 
 
 def test_it_serves_both_versions_by_episode(endpoint: dict[str, Any], client: PolicyClient, versions: dict[str, int]) -> None:
@@ -233,7 +169,7 @@ def test_weights_and_breaches_reach_replicas_without_a_deployment(endpoint: dict
 def test_a_version_is_swapped_in_under_load(
     settings: Settings, endpoint: dict[str, Any], versions: dict[str, int], database: Database
 ) -> None:
-    before = serve_status(settings)["generation"]
+    before = refresh(settings)["generation"]  # with the split as it is by now
     with Load(endpoint) as load:
         load.wait_for(200)
         set_alias(settings, "pidog-run", "champion", versions["challenger"])
@@ -322,12 +258,26 @@ def test_a_fleet_and_its_outcomes_survive_a_killed_replica(settings: Settings, e
     assert len({episode_id for episode_id in stored_outcomes(database) if episode_id.startswith("pidog_run-")}) == 12
 
 
-def test_more_replicas_are_all_waited_for(settings: Settings, endpoint: dict[str, Any]) -> None:
+def test_one_of_two_replicas_is_killed_under_load(settings: Settings, endpoint: dict[str, Any], database: Database) -> None:
     status = serve_up(settings, CONFIG.model_copy(update={"num_replicas": 2}))
     assert len(status["replicas"]) == 2
+    sessions = [Session(endpoint["url"], "pidog-run", f"dog-{k}", token_of(endpoint), retry_s=60.0) for k in range(6)]
     with Load(endpoint) as load:
         load.wait_for(200)
+        begun = [session.reset() for session in sessions]
+        psutil.Process(status["replicas"][0]["pid"]).kill()
+        for _ in range(100):
+            for session in sessions:
+                session.act(OBSERVATION)
+        load.wait_for(200)
     assert load.problems == []
+    assert [session.episode for session in sessions] == begun
+    assert any(session.reconnects for session in sessions)
+    assert all(session.outcome(0.1, steps=100) for session in sessions)
+    for session in sessions:
+        session.close()
+    assert {episode.episode_id for episode in begun} | set(load.acknowledged) <= stored_outcomes(database)
+    assert all(len(arms) == 1 for arms in arms_of_episodes(load).values())
 
 
 def test_it_comes_up_again_on_the_same_head(settings: Settings, endpoint: dict[str, Any]) -> None:
@@ -336,6 +286,26 @@ def test_it_comes_up_again_on_the_same_head(settings: Settings, endpoint: dict[s
     assert serve_status(settings)["running"] is False
     assert serve_down(settings)["was_running"] is False
     assert serve_up(settings, CONFIG)["running"]
+
+
+def test_what_was_acknowledged_outlives_ray_and_its_proxies(settings: Settings, endpoint: dict[str, Any], database: Database) -> None:
+    """Everything is killed at once, under load: outcomes that were acknowledged are there, and episodes go on where they were."""
+    comparison = active_comparison(database, "pidog-run")
+    assert comparison is not None
+    change_weights(database, comparison.id, {"champion": 0.5, "challenger": 0.5}, "test", "test")
+    with Load(endpoint) as load:
+        load.wait_for(400)
+        processes = head_processes(settings)
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, timeout=10.0)
+        killed_s = time.monotonic()
+        assert serve_up(settings, CONFIG)["running"]
+        load.wait_for(100)
+    assert load.problems == []
+    assert any(when > killed_s for when, *_ in load.steps)
+    assert set(load.acknowledged) <= stored_outcomes(database)
+    assert all(len(arms) == 1 for arms in arms_of_episodes(load).values())
 
 
 def test_a_haproxy_that_outlived_its_ray_is_found_and_ended(settings: Settings, endpoint: dict[str, Any]) -> None:

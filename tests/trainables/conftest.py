@@ -15,7 +15,7 @@ TASK_CONFIG: dict[str, Any] = {"command": {"gaits": GAITS}, "physics": {"preset"
 @pytest.fixture(scope="session")
 def expert_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LeRobot folder of 10 episodes of 60 steps: PiDog's expert on fast physics, two gaits."""
-    from trainables.datasets.features import Feature
+    from cluster.lerobot.features import Feature
     from trainables.datasets.lerobot import DatasetSpec, Episode, write_dataset
     from trainables.envs.registry import make_task
 

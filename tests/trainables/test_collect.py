@@ -13,12 +13,12 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.errors import ConfigError, UsageError
+from cluster.lerobot.digest import episode_digest
 from cluster.progress import Progress
 from cluster.settings import Settings
 from cluster.stage import StageContext
 from trainables.collect import Config, import_motion, run
 from trainables.datasets.catalogue import dataset_info, find_dataset, list_datasets
-from trainables.datasets.digest import episode_digest
 from trainables.datasets.lerobot import DatasetError, compute_digest, load_frames, load_info, read_dataset
 from trainables.datasets.recording import Recording, record, reference_command
 from trainables.envs.registry import make_task

@@ -1,1 +1,1 @@
-"""Datasets: LeRobot v3.0 folders written and read with pyarrow and Ray Data, their statistics, digest and split."""
+"""Datasets: recorded from experts, and LeRobot v3.0 folders (``cluster.lerobot``) written and read through Ray Data."""

@@ -6,10 +6,11 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.info import DatasetInfo, load_info
+from cluster.lerobot.layout import INFO_PATH
+from cluster.runtime.served import SERVED
 from cluster.settings import Settings
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.info import DatasetInfo, load_info
-from trainables.datasets.layout import INFO_PATH
 
 __all__ = ["dataset_info", "datasets_folder", "find_dataset", "list_datasets"]
 
@@ -20,19 +21,27 @@ def datasets_folder(settings: Settings) -> Path:
 
 
 def list_datasets(settings: Settings) -> list[dict[str, Any]]:
-    """Named datasets and those of the run folders, in that order, by name. One that cannot be read says so under ``problem``."""
+    """Named datasets, those of the run folders and the served ones, in that order, by name.
+
+    One that cannot be read says so under ``problem``.
+    """
     named = sorted(path.parents[1] for path in datasets_folder(settings).glob(f"*/{INFO_PATH}"))
     of_runs = sorted(path.parents[1] for path in settings.experiments_path.glob(f"*/data/{INFO_PATH}"))
-    return [_summary(path, path.name) for path in named] + [_summary(path, f"{path.parent.name}/data") for path in of_runs]
+    served = sorted(path.parents[1] for path in (settings.shared_path / SERVED).glob(f"*/[!.]*/{INFO_PATH}"))
+    return [
+        *(_summary(path, path.name) for path in named),
+        *(_summary(path, f"{path.parent.name}/data") for path in of_runs),
+        *(_summary(path, f"{SERVED}/{path.parent.name}/{path.name}") for path in served),
+    ]
 
 
 def find_dataset(settings: Settings, name: str) -> Path:
-    """Folder of a dataset given by path, by name, or as ``<run folder>/data``.
+    """Folder of a dataset given by path, by name, or as ``<run folder>/data`` or ``served/<policy>/<name>``.
 
     Raises:
         DatasetError: nothing there; names the nearest known one.
     """
-    candidates = (Path(name), datasets_folder(settings) / name, settings.experiments_path / name)
+    candidates = (Path(name), datasets_folder(settings) / name, settings.experiments_path / name, settings.shared_path / name)
     for path in candidates:
         if (path / INFO_PATH).is_file():
             return path.resolve()
@@ -57,10 +66,7 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
         "version": info.version,
         "fps": info.fps,
         "episodes_by_task": episodes_of,
-        "features": {
-            name: {"dtype": feature.dtype, "shape": list(feature.shape), "names": list(feature.names) if feature.names else None}
-            for name, feature in info.features.items()
-        },
+        "features": {name: feature.to_json() for name, feature in info.features.items()},
         "split": {name: len(indices) for name, indices in info.splits.items()},
         "missing_videos": [str(video.relative_to(info.path)) for video in info.missing_videos],
         "lineage": info.gaitway.get("lineage"),

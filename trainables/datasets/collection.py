@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.errors import GaitwayError
+from cluster.lerobot.commit import check_target
+from cluster.lerobot.episodes import episodes_to_table
+from cluster.lerobot.shards import count_staged_episodes
 from cluster.progress import Progress
 from cluster.runtime.session import ray_session
 from cluster.settings import Settings
-from trainables.datasets.commit import check_target
-from trainables.datasets.episodes import episodes_to_table
 from trainables.datasets.lerobot import DatasetSpec, Feature, load_info, quiet_ray_data
 from trainables.datasets.recording import Recording, record, reference_command, task_features
-from trainables.datasets.shards import count_staged_episodes
 from trainables.envs.registry import make_robot_task, robot_tasks, task_config_model
 from trainables.motions.motion import Motion
 from trainables.motions.retarget import motion_for_robot

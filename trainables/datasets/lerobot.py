@@ -1,28 +1,24 @@
-"""LeRobot v3.0 folders: write episodes from one process, read frames through Ray Data or straight into memory.
+"""LeRobot v3.0 folders in training: read through Ray Data in a stream, with all that ``cluster.lerobot`` can do to them.
 
 ``read_dataset(path, split="train")`` streams; ``load_frames(path)`` is for data that fit; ``LeRobotSink`` (``sink.py``) writes from a
-Ray Data pipeline.
+Ray Data pipeline, ``write_dataset`` from one process. The names of ``cluster.lerobot`` are here too: this is the module to import.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from trainables.datasets.commit import check_target, clear_leftovers, commit, staging_folder
-from trainables.datasets.digest import dataset_digest, episode_digest
-from trainables.datasets.episodes import Episode
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.features import Feature, to_numpy, with_index_features
-from trainables.datasets.info import DatasetInfo, EpisodeInfo, load_info
-from trainables.datasets.metadata import DatasetSpec
-from trainables.datasets.shards import write_shard
+from cluster.lerobot.episodes import Episode
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import Feature, to_numpy
+from cluster.lerobot.folder import compute_digest, files_of, load_frames, write_dataset
+from cluster.lerobot.info import DatasetInfo, load_info
+from cluster.lerobot.metadata import DatasetSpec
 
 if TYPE_CHECKING:
     import ray.data
@@ -40,55 +36,6 @@ __all__ = [
     "read_dataset",
     "write_dataset",
 ]
-
-
-def write_dataset(path: str | Path, episodes: Iterable[Episode], spec: DatasetSpec, overwrite: bool = False) -> DatasetInfo:
-    """Write a dataset from this process alone; it appears whole or not at all.
-
-    Raises:
-        DatasetError: ``path`` is taken, there are no episodes, or one does not fit the features.
-    """
-    path = Path(path)
-    check_target(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(path, path.parent)
-    staging = staging_folder(path, path.parent)
-    try:
-        written = write_shard(staging, episodes, with_index_features(spec.features), spec.fps)
-        commit(path, staging, written, spec, overwrite)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return load_info(path)
-
-
-def load_frames(
-    path: str | Path, split: str | None = None, episodes: Sequence[int] | None = None, columns: Sequence[str] | None = None
-) -> dict[str, np.ndarray]:
-    """Frames in order, in memory.
-
-    Args:
-        path: dataset folder.
-        split: only episodes of this split.
-        episodes: only these episodes.
-        columns: only these columns; None: all numeric ones.
-
-    Returns:
-        Column -> array. Shape (frames, *feature.shape), or (frames,) for a scalar.
-
-    Raises:
-        DatasetError: the folder is no readable dataset, or has no such split, episode or column.
-    """
-    info = load_info(path)
-    names = info.check_columns(columns)
-    chosen = info.select(split, episodes)
-    order = ["episode_index", "frame_index"]
-    tables = [
-        _read_file(info, file, own, [*names, *(name for name in order if name not in names)]) for file, own in _by_file(chosen).items()
-    ]
-    if not tables:
-        return {name: np.zeros((0, *_frame_shape(info.features[name])), info.features[name].dtype) for name in names}
-    table = pa.concat_tables(tables).sort_by([(name, "ascending") for name in order])
-    return {name: to_numpy(table[name], info.features[name]) for name in names}
 
 
 def read_dataset(
@@ -110,7 +57,7 @@ def read_dataset(
     if not chosen:
         return ray.data.from_arrow(pa.schema([(name, feature.arrow_type) for name, feature in features.items()]).empty_table())
     wanted = [episode.index for episode in chosen]
-    files = [str(file.resolve()) for file in _by_file(chosen)]
+    files = [str(file.resolve()) for file in files_of(chosen)]
     needed = list(dict.fromkeys([*names, "episode_index"]))
     dataset = ray.data.read_parquet(files).select_columns(needed)
     if len(wanted) < info.num_episodes:
@@ -122,20 +69,6 @@ def read_dataset(
     return dataset.map_batches(to_tensors, batch_format="pyarrow", zero_copy_batch=True)
 
 
-def compute_digest(path: str | Path) -> str:
-    """Digest of what is in the files now; equal to the recorded one exactly when no value has changed."""
-    info = load_info(path)
-    digests = []
-    for file, own in _by_file(list(info.episodes)).items():
-        table = _read_file(info, file, own, list(info.columns))
-        of_frame = table["episode_index"].to_numpy()
-        for episode in own:
-            rows = table.filter(pa.array(of_frame == episode.index)).sort_by("frame_index")
-            columns = {name: to_numpy(rows[name], info.features[name]) for name in info.columns}
-            digests.append((episode.index, episode_digest(episode.tasks[0] if episode.tasks else "", columns)))
-    return dataset_digest(info.fps, (digest for _, digest in sorted(digests)))
-
-
 def quiet_ray_data() -> None:
     """No progress bars and no execution plans on the screen of whoever runs this."""
     import ray.data
@@ -143,27 +76,3 @@ def quiet_ray_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-
-
-def _by_file(episodes: Sequence[EpisodeInfo]) -> dict[Path, list[EpisodeInfo]]:
-    files: dict[Path, list[EpisodeInfo]] = {}
-    for episode in episodes:
-        files.setdefault(episode.data_file, []).append(episode)
-    return files
-
-
-def _read_file(info: DatasetInfo, file: Path, episodes: Sequence[EpisodeInfo], columns: list[str]) -> pa.Table:
-    filters: Any = [("episode_index", "in", [episode.index for episode in episodes])]
-    try:
-        table = pq.read_table(file, columns=columns, filters=filters, partitioning=None)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{file}: not readable parquet: {' '.join(str(error).split())[:120]}") from None
-    frames = sum(episode.length for episode in episodes)
-    if len(table) != frames:
-        raise DatasetError(f"{file}: holds {len(table)} frames of the {frames} that {info.path}'s episodes have")
-    # Chunk and type differences between files do not matter to what is read.
-    return table.replace_schema_metadata(None)
-
-
-def _frame_shape(feature: Feature) -> tuple[int, ...]:
-    return () if feature.shape == (1,) else feature.shape

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cluster.contract import TensorField
-from trainables.datasets.episodes import Episode
-from trainables.datasets.features import Feature
+from cluster.contract import component_names
+from cluster.lerobot.episodes import Episode
+from cluster.lerobot.features import Feature
 from trainables.envs.registry import make_robot_task
 from trainables.envs.robot_task import RobotTask
 from trainables.motions.motion import Motion
@@ -53,8 +53,8 @@ def reference_command(motion: Motion) -> dict[str, float]:
 def task_features(task: RobotTask) -> tuple[Feature, ...]:
     """LeRobot features of a task's observation and action, named component by component."""
     return (
-        Feature("observation.state", "float32", (task.observation_size,), _component_names(task.observation_fields)),
-        Feature("action", "float32", (task.action_size,), _component_names(task.action_fields)),
+        Feature("observation.state", "float32", (task.observation_size,), component_names(task.observation_fields)),
+        Feature("action", "float32", (task.action_size,), component_names(task.action_fields)),
         Feature("next.reward", "float32", (1,)),
         Feature("next.done", "bool", (1,)),
     )
@@ -122,11 +122,3 @@ def _expert_targets_rad(task: Any, motion: Motion | None) -> np.ndarray:
     if motion is None:
         return task.expert_targets_rad()
     return motion.sample(task.commands.phase * motion.duration_s)[0]
-
-
-def _component_names(fields: tuple[TensorField, ...]) -> tuple[str, ...]:
-    return tuple(
-        f"{field.name}.{component}" if field.size > 1 else field.name
-        for field in fields
-        for component in (field.components or tuple(str(index) for index in range(field.size)))
-    )

@@ -16,11 +16,11 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
-from trainables.datasets.commit import check_target, clear_leftovers, commit, staging_folder
-from trainables.datasets.episodes import Episode, table_to_episodes
-from trainables.datasets.features import with_index_features
-from trainables.datasets.metadata import DatasetSpec
-from trainables.datasets.shards import ShardEpisode, write_shard
+from cluster.lerobot.commit import check_target, clear_leftovers, commit, staging_folder
+from cluster.lerobot.episodes import Episode, table_to_episodes
+from cluster.lerobot.features import with_index_features
+from cluster.lerobot.metadata import DatasetSpec
+from cluster.lerobot.shards import ShardEpisode, write_shard
 
 __all__ = ["LeRobotSink"]
 

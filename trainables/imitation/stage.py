@@ -9,12 +9,12 @@ from typing import Any
 
 from cluster.config import write_text_atomic
 from cluster.errors import GaitwayError
+from cluster.lerobot.info import DatasetInfo
+from cluster.lerobot.split import split_episodes
 from cluster.runtime.session import ray_session
 from cluster.stage import StageContext
 from cluster.store.tracking import TrackedRun, start_run
-from trainables.datasets.info import DatasetInfo
 from trainables.datasets.lerobot import load_info, read_dataset
-from trainables.datasets.split import split_episodes
 from trainables.envs.registry import make_robot_task
 from trainables.envs.robot_task import RobotTask
 from trainables.imitation.config import ImitationConfig, LstmConfig, MlpConfig

@@ -26,7 +26,7 @@ def read_frames(config: ImitationConfig) -> dict[str, Any]:
         UsageError: the configuration names no dataset.
         GaitwayError: the dataset does not fit its task.
     """
-    from trainables.datasets.info import load_info
+    from cluster.lerobot.info import load_info
     from trainables.datasets.lerobot import read_dataset
     from trainables.imitation.frames import COLUMNS, gather_frames
     from trainables.imitation.loop import hold_out

@@ -1,9 +1,10 @@
-"""Serving measured: ``python -m tests.benchmarks.serving [--only rates|robots|swap|kill] [--quick]``; needs ``wrk`` for HTTP.
+"""Serving measured: ``python -m tests.benchmarks.serving [--only rates|robots|swap|kill|verdicts] [--quick]``; needs ``wrk`` for HTTP.
 
 - rates: session frames and HTTP steps a second, A/B and tokens on, beside a bare server and Ray Serve as it comes, in turns;
 - robots: how many robots at 50 Hz are served with p99 of at most 20 ms and no missed deadline;
 - swap: another version takes a policy's place under that load;
-- kill: one of two replicas is killed under it.
+- kill: one of two replicas is killed under it;
+- verdicts: how often equal arms are told apart, and how soon different ones are, by simulation of the comparison engine.
 
 Prints one table a figure, keeps the raw figures in ``serving/results.json`` and writes ``serving/RESULTS.md`` from them.
 """
@@ -43,6 +44,7 @@ from cluster.store.database import open_database
 from cluster.store.registry import register_bundle, set_alias
 from cluster.store.tokens import create_token
 from tests.benchmarks.records import document, markdown, provenance, save_section
+from tests.benchmarks.serving import verdicts
 from tests.benchmarks.serving.models import OBSERVATION_SIZE, make_policy
 
 FOLDER = Path(__file__).parent
@@ -259,13 +261,20 @@ def load_table(section: dict[str, Any]) -> str:
     )
 
 
-_SECTIONS = {"rates": measure_rates, "robots": measure_robots, "swap": measure_swap, "kill": measure_kill}
-_TABLES = {"rates": rates_table, "robots": load_table, "swap": load_table, "kill": load_table}
+_SECTIONS = {
+    "rates": measure_rates,
+    "robots": measure_robots,
+    "swap": measure_swap,
+    "kill": measure_kill,
+    "verdicts": lambda _site, quick: verdicts.measure(quick),
+}
+_TABLES = {"rates": rates_table, "robots": load_table, "swap": load_table, "kill": load_table, "verdicts": verdicts.table}
 _TITLES = {
     "rates": "Rates and latencies",
     "robots": "Robots at 50 Hz",
     "swap": "A version swapped in under load",
     "kill": "One of two replicas killed under load",
+    "verdicts": "Verdicts",
 }
 
 

@@ -116,7 +116,7 @@ def test_the_serve_configuration() -> None:
         ({"replicas": 2}, "unknown key; did you mean 'num_replicas'"),
         ({"policies": []}, "policies"),
         ({"policies": [{"policy": "a"}, {"policy": "a"}]}, "each may stand once"),
-        ({"policies": [{"split": {"arms": {"champion": 1.0}, "metric": "m", "low": 0, "high": 1}}]}, "give two aliases"),
+        ({"policies": [{"split": {"arms": {"champion": 1.0}, "metric": "m", "low": 0, "high": 1}}]}, "give 2 to 4 aliases"),
         ({"policies": [{"split": {"arms": {"a": 1, "b": 1}, "metric": "m", "low": 1, "high": 1}}]}, "must be below"),
     ):
         with pytest.raises(ConfigError, match=says):

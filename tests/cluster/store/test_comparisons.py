@@ -135,7 +135,9 @@ def test_the_same_outcome_twice_is_one_and_a_different_one_is_refused(db: Databa
     )
     with pytest.raises(OutcomeConflictError, match="e1"):
         record_outcome(db, "e1", outcome.model_copy(update={"steps": 413}), policy=POLICY)
-    assert [item.outcome for item in outcomes_in_order(db, comparison.id)] == [outcome]
+    assert [item.outcome for item in outcomes_in_order(db, comparison.id)] == [
+        (outcome.value, outcome.fell, outcome.steps, outcome.duration_s, {})
+    ]
 
 
 def test_an_outcome_of_an_unknown_episode_is_refused(db: Database) -> None:

@@ -16,6 +16,8 @@ from scipy.special import betaincinv
 from serve_apps.comparison.eprocess import (
     BET_SHARES,
     BET_WEIGHTS,
+    EDGE_WEIGHTS,
+    EFFECT_EDGES,
     effect_interval,
     effect_log_e_values,
     effect_scores,
@@ -54,25 +56,31 @@ def play(seed: int, champion: Draw, challenger: Draw, share: float, shape: tuple
 
 def brute_force_wealth(outcomes: list[float], arms: list[bool], shares: list[float]) -> tuple[float, float]:
     """Both final e-values, gambler by gambler and episode by episode, straight from the definition."""
-    wealth = {(sign, f): 1.0 for sign in (+1, -1) for f in BET_SHARES}
+    gamblers = [("share", float(f), 0.4 * w) for f, w in zip(BET_SHARES, BET_WEIGHTS, strict=True)]
+    gamblers += [("effect", float(e), 0.6 * w) for e, w in zip(EFFECT_EDGES, EDGE_WEIGHTS, strict=True)]
+    wealth = {(sign, kind, number): weight for sign in (+1, -1) for kind, number, weight in gamblers}
     seen: dict[bool, list[float]] = {True: [], False: []}
+    squares: list[float] = []
     for y, arm, p in zip(outcomes, arms, shares, strict=True):
         everything = seen[True] + seen[False]
         pooled = (0.5 + sum(everything)) / (1 + len(everything))
         means = {key: (pooled + sum(values)) / (1 + len(values)) for key, values in seen.items()}
         m = (1 - p) * means[True] + p * means[False]
+        guess = max(m * (1 - m), 0.001) / (p * (1 - p))
+        v = (4 * guess + sum(squares)) / (4 + len(squares))
 
         def score(chosen: bool, value: float, m: float = m, p: float = p) -> float:
             return (value - m) / p if chosen else -(value - m) / (1 - p)
 
         corners = [score(chosen, value) for chosen in (True, False) for value in (0.0, 1.0)]
-        for sign in (+1, -1):
-            # The largest bet that cannot lose more than everything, then the share f of it.
-            largest = 1 / -min(sign * corner for corner in corners)
-            for f in BET_SHARES:
-                wealth[sign, f] *= 1 + f * largest * sign * score(arm, y)
+        for sign, kind, number in wealth:
+            # The largest bet that cannot lose more than everything, and the share of it.
+            most = -min(sign * corner for corner in corners)
+            share = number if kind == "share" else min(0.7, number * most / (v + number**2))
+            wealth[sign, kind, number] *= 1 + share / most * sign * score(arm, y)
+        squares.append(score(arm, y) ** 2)
         seen[arm].append(y)
-    better, worse = (float(np.dot([wealth[sign, f] for f in BET_SHARES], BET_WEIGHTS)) for sign in (+1, -1))
+    better, worse = (math.fsum(value for (side, _, _), value in wealth.items() if side == sign) for sign in (+1, -1))
     return better, worse
 
 
@@ -199,9 +207,9 @@ def test_the_quickstart_decides() -> None:
 POWER = [
     (steady(0.25, 0.05), steady(0.45, 0.05), 0.1, 140),
     (steady(0.25, 0.15), steady(0.40, 0.15), 0.5, 130),
-    (bernoulli(0.75), bernoulli(0.95), 0.5, 156),
-    (bernoulli(0.75), bernoulli(0.90), 0.5, 330),
-    (bernoulli(0.5), bernoulli(0.65), 0.5, 800),
+    (bernoulli(0.75), bernoulli(0.95), 0.5, 132),
+    (bernoulli(0.75), bernoulli(0.90), 0.5, 310),
+    (bernoulli(0.5), bernoulli(0.65), 0.5, 600),
 ]
 
 
@@ -223,7 +231,8 @@ def test_intervals_cover_the_truth_at_all_times_together(champion: Draw, challen
     """The truth is left out as soon as the wealth against it reaches 1/alpha, on either side, at any time."""
     outcomes, arms = play(16, champion, challenger, share, (REPETITIONS, 200))
     scores = effect_scores(outcomes, arms, share)
-    below, above = log_wealth(scores.z, scores.lowest, truth), log_wealth(-scores.z, scores.highest, -truth)
+    below = log_wealth(scores.z, scores.lowest, truth, scores.variance)
+    above = log_wealth(-scores.z, scores.highest, -truth, scores.variance)
     for side in (below, above):
         assert (side.max(axis=1) >= DECIDES).mean() <= LIMIT
     for row in range(20):

@@ -17,6 +17,7 @@ from cluster.settings import Settings
 from cluster.store.comparisons import Arm, Comparison, NewComparison, create_comparison
 from cluster.store.database import Database
 from cluster.store.tokens import Role, create_token
+from serve_apps.gateway.connection import SessionConnection
 from serve_apps.gateway.gateway import Gateway
 
 
@@ -87,10 +88,13 @@ async def site(empty_site: Site) -> Site:
     return empty_site
 
 
-@pytest.fixture
-async def url(empty_site: Site) -> AsyncIterator[str]:
-    """``host:port`` of a real server with the site's gateway: what httpx's transport cannot do, sessions, needs one."""
-    config = uvicorn.Config(empty_site.gateway.app, host="127.0.0.1", port=0, log_level="error", ws="websockets-sansio", lifespan="off")
+@pytest.fixture(params=[SessionConnection, "websockets-sansio"], ids=["short way", "ASGI"])
+async def url(request: pytest.FixtureRequest, empty_site: Site) -> AsyncIterator[str]:
+    """``host:port`` of a real server with the site's gateway: what httpx's transport cannot do, sessions, needs one.
+
+    With our own connections, as under HAProxy, and with uvicorn's, as behind Serve's own proxy.
+    """
+    config = uvicorn.Config(empty_site.gateway.app, host="127.0.0.1", port=0, log_level="error", ws=request.param, lifespan="off")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:

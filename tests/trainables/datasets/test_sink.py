@@ -15,7 +15,8 @@ import pytest
 import ray.data
 from ray.exceptions import RayTaskError
 
-from trainables.datasets.episodes import Episode, episodes_to_table, table_to_episodes
+from cluster.lerobot.episodes import Episode, episodes_to_table, table_to_episodes
+from cluster.lerobot.shards import count_staged_episodes
 from trainables.datasets.lerobot import (
     DatasetError,
     DatasetSpec,
@@ -27,7 +28,6 @@ from trainables.datasets.lerobot import (
     read_dataset,
     write_dataset,
 )
-from trainables.datasets.shards import count_staged_episodes
 from trainables.datasets.sink import LeRobotSink
 
 # Workers cannot import a test module: its functions travel whole.

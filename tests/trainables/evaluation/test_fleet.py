@@ -25,6 +25,7 @@ from cluster.stage import StageContext
 from cluster.store.comparisons import Arm, NewComparison, create_comparison
 from cluster.store.database import Database
 from cluster.store.tables import episodes, outcomes
+from cluster.store.tokens import ensure_own_token
 from cluster.wire.errors import UnreachableError
 from serve_apps.gateway.gateway import Gateway
 from trainables.envs.registry import make_task
@@ -51,6 +52,7 @@ def endpoint(settings: Settings, tmp_path: Path, make_bundle: Callable[..., Path
     database.close()
     comparison = ServedComparison(id=found.id, salt=found.salt, arms=tuple(ServedArm(**arm.model_dump()) for arm in found.arms))
     policy = ServedPolicy(versions=served, default_version="1", comparison=comparison)
+    ensure_own_token(settings)  # as `gaitway serve up` does; the fleet finds it there
     gateway = Gateway()
     state = ServedState(policies={"pidog-run": policy}, database_url=settings.gaitway_database_url)
     asyncio.run(gateway.apply(state.as_user_config()))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.features import Feature
-from trainables.datasets.layout import EPISODES_FOLDER, GAITWAY_PATH, INFO_PATH, TASKS_PATH
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import Feature
+from cluster.lerobot.layout import ABOUT, EPISODES_FOLDER, GAITWAY_PATH, INFO_PATH, TASKS_PATH
 
 __all__ = ["DatasetInfo", "EpisodeInfo", "load_info"]
 
@@ -27,6 +27,8 @@ class EpisodeInfo:
     data_file: Path
     from_index: int
     to_index: int
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known of it, where it was written so (``Episode.about``)."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,12 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 def _read_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     try:
-        return pq.ParquetFile(path).read(columns=columns).to_pylist()
+        rows: list[dict[str, Any]] = pq.ParquetFile(path).read(columns=columns).to_pylist()
     except FileNotFoundError:
         raise DatasetError(f"{path}: is missing") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not readable parquet: {' '.join(str(error).split())[:120]}") from None
+    return rows
 
 
 def _episode_rows(path: Path) -> list[dict[str, Any]]:
@@ -176,7 +179,13 @@ def _episodes(path: Path, rows: Sequence[dict[str, Any]], template: str) -> tupl
         try:
             data_file = path / template.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
             episode = EpisodeInfo(
-                row["episode_index"], row["length"], tuple(row["tasks"]), data_file, row["dataset_from_index"], row["dataset_to_index"]
+                row["episode_index"],
+                row["length"],
+                tuple(row["tasks"]),
+                data_file,
+                row["dataset_from_index"],
+                row["dataset_to_index"],
+                {name.removeprefix(ABOUT): value for name, value in row.items() if name.startswith(ABOUT)},
             )
         except (KeyError, IndexError, TypeError) as error:
             raise DatasetError(f"{path / EPISODES_FOLDER}: an episode's row lacks {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "ABOUT",
     "CHUNKS_SIZE",
     "DATA_PATH",
     "EPISODES_FOLDER",
@@ -23,5 +24,7 @@ TASKS_PATH = "meta/tasks.parquet"
 EPISODES_FOLDER = "meta/episodes"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+ABOUT = "gaitway/"
+"""Ours: prefix of the columns of the episodes table that say what else is known of an episode. LeRobot keeps them."""
 GAITWAY_PATH = "meta/gaitway.json"
 """Ours, beside the format's own: digest, split, provenance."""

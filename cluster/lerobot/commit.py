@@ -18,12 +18,12 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.datasets.digest import dataset_digest
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.features import INDEX_FEATURES, to_arrow, with_index_features
-from trainables.datasets.layout import CHUNKS_SIZE, DATA_PATH, INFO_PATH
-from trainables.datasets.metadata import DatasetSpec, flush, huggingface_schema, index_columns, starts, write_metadata
-from trainables.datasets.shards import ShardEpisode
+from cluster.lerobot.digest import dataset_digest
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import INDEX_FEATURES, to_arrow, with_index_features
+from cluster.lerobot.layout import CHUNKS_SIZE, DATA_PATH, INFO_PATH
+from cluster.lerobot.metadata import DatasetSpec, flush, huggingface_schema, index_columns, starts, write_metadata
+from cluster.lerobot.shards import ShardEpisode
 
 __all__ = ["check_target", "clear_leftovers", "commit", "staging_folder"]
 
@@ -94,7 +94,7 @@ class _DataFiles:
 
     def write(self, table: pa.Table) -> tuple[int, int]:
         """Append one episode as one row group. Returns (chunk, file) in which it is."""
-        if self._file is None or self._file.tell() >= self._limit_bytes:
+        if self._file is None or self._writer is None or self._file.tell() >= self._limit_bytes:
             self.close()
             self._number += 1
             chunk, place = divmod(self._number, CHUNKS_SIZE)
@@ -107,7 +107,7 @@ class _DataFiles:
 
     def close(self) -> None:
         """Finish the current file and make it durable."""
-        if self._file is not None:
+        if self._file is not None and self._writer is not None:
             self._writer.close()
             flush(self._file)
             self._file.close()

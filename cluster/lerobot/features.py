@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trainables.datasets.errors import DatasetError
+from cluster.lerobot.errors import DatasetError
 
 __all__ = ["INDEX_FEATURES", "Feature", "to_arrow", "to_numpy", "with_index_features"]
 
@@ -25,6 +25,8 @@ class Feature:
     shape: tuple[int, ...]
     names: tuple[str, ...] | None = None
     """Name of each component; None: unnamed."""
+    unit: str = ""
+    """SI unit of each component; empty: dimensionless, or not said. Ours: LeRobot has none and leaves it alone."""
 
     @property
     def size(self) -> int:
@@ -48,7 +50,8 @@ class Feature:
 
     def to_json(self) -> dict[str, Any]:
         """Entry in ``info.json``."""
-        return {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names) if self.names else None}
+        entry = {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names) if self.names else None}
+        return entry | {"unit": self.unit} if self.unit else entry
 
     @classmethod
     def from_json(cls, name: str, entry: Mapping[str, Any], source: str) -> Feature:
@@ -58,8 +61,11 @@ class Feature:
             names = entry.get("names")
             # Older datasets nest the names under one key: {"motors": [...]}.
             names = next(iter(names.values())) if isinstance(names, Mapping) and len(names) == 1 else names
-            listed = isinstance(names, Sequence) and not isinstance(names, str)
-            return cls(name, str(entry["dtype"]), shape, tuple(str(part) for part in names) if listed else None)
+            if not isinstance(names, Sequence) or isinstance(names, str):
+                names = None
+            return cls(
+                name, str(entry["dtype"]), shape, None if names is None else tuple(str(part) for part in names), str(entry.get("unit", ""))
+            )
         except (KeyError, TypeError, ValueError):
             raise DatasetError(f"{source}: the feature {name!r} needs dtype and shape, given {entry!r}"[:300]) from None
 
@@ -114,7 +120,7 @@ def to_numpy(column: pa.Array | pa.ChunkedArray, feature: Feature) -> np.ndarray
     frames = len(array)
     while pa.types.is_nested(array.type):
         array = array.flatten()
-    values = array.to_numpy(zero_copy_only=False).astype(feature.dtype, copy=False)
+    values: np.ndarray = array.to_numpy(zero_copy_only=False).astype(feature.dtype, copy=False)
     if values.size != frames * feature.size:
         raise DatasetError(f"column {feature.name!r}: {values.size} numbers in {frames} frames, {feature.size} a frame are wanted")
     return values if feature.shape == (1,) else values.reshape(frames, *feature.shape)

@@ -18,9 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.settings import Settings
-from trainables.datasets.catalogue import dataset_info, datasets_folder, find_dataset, list_datasets
-from trainables.datasets.lerobot import DatasetError, DatasetSpec, Episode, Feature, compute_digest, load_frames, load_info, write_dataset
+from cluster.lerobot.episodes import Episode
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import Feature
+from cluster.lerobot.folder import compute_digest, load_frames, write_dataset
+from cluster.lerobot.info import load_info
+from cluster.lerobot.metadata import DatasetSpec
 
 FEATURES = (
     Feature("observation.state", "float32", (3,), ("a", "b", "c")),
@@ -287,33 +290,18 @@ def test_unknown_splits_episodes_and_columns_are_named(tmp_path):
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from trainables.datasets import commit, lerobot, metadata
-from test_lerobot import spec, three
+from cluster.lerobot import commit, folder
+from test_folder import spec, three
 
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 {where} = die
-lerobot.write_dataset({path!r}, three(), spec(), overwrite=True)
+folder.write_dataset({path!r}, three(), spec(), overwrite=True)
 """
 
 
-def test_one_broken_dataset_does_not_hide_the_others(tmp_path):
-    home = Settings.from_environment({"GAITWAY_HOME": str(tmp_path), "GAITWAY_EXPERIMENTS_PATH": str(tmp_path / "runs")})
-    assert list_datasets(home) == []
-    for name in ("good", "hurt"):
-        write_dataset(datasets_folder(home) / name, three(), spec())
-    write_dataset(tmp_path / "runs" / "run_1" / "data", three(), spec())
-    damage_info(datasets_folder(home) / "hurt", codebase_version="v2.1")
-    good, hurt, of_run = list_datasets(home)
-    assert (good["name"], good["episodes"], good["frames"], good["duration_s"]) == ("good", 3, 12, 0.24)
-    assert "codebase_version is v2.1" in hurt["problem"]
-    assert of_run["name"] == "run_1/data"
-    assert find_dataset(home, "run_1/data") == tmp_path / "runs" / "run_1" / "data"
-    assert dataset_info(find_dataset(home, "good"))["split"] == {"train": 3, "validation": 0}
-
-
-@pytest.mark.parametrize("where", ["lerobot.write_shard", "lerobot.commit", "commit.write_metadata", "commit._publish"])
+@pytest.mark.parametrize("where", ["folder.write_shard", "folder.commit", "commit.write_metadata", "commit._publish"])
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_process_killed_anywhere_leaves_the_old_dataset_or_none_and_the_next_write_cleans_up(tmp_path, where, existing):
     path = tmp_path / "set"
@@ -326,7 +314,7 @@ def test_a_process_killed_anywhere_leaves_the_old_dataset_or_none_and_the_next_w
         assert load_info(path).num_episodes == 1
     else:
         assert not path.exists()
-    assert hidden(tmp_path) or where == "lerobot.write_shard"  # killed before it wrote anything
+    assert hidden(tmp_path) or where == "folder.write_shard"  # killed before it wrote anything
     info = write_dataset(path, three(), spec(), overwrite=True)
     assert info.num_episodes == 3
     assert compute_digest(path) == info.digest

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.datasets.digest import episode_digest
-from trainables.datasets.episodes import Episode
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.features import INDEX_FEATURES, Feature, to_arrow
-from trainables.datasets.statistics import Statistics
+from cluster.lerobot.digest import episode_digest
+from cluster.lerobot.episodes import Episode
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import INDEX_FEATURES, Feature, to_arrow
+from cluster.lerobot.statistics import Statistics
 
 __all__ = ["ShardEpisode", "count_staged_episodes", "write_shard"]
 
@@ -31,6 +32,7 @@ class ShardEpisode:
     length: int
     digest: str
     statistics: dict[str, Statistics]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Feature], fps: int) -> list[ShardEpisode]:
@@ -56,7 +58,7 @@ def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Fe
                 columns = dict(episode.columns)
                 if "timestamp" not in columns:
                     columns["timestamp"] = (np.arange(episode.length) / fps).astype(np.float32)
-                complete = Episode(episode.key, episode.task, columns)
+                complete = replace(episode, columns=columns)
                 complete.check(features)
                 # The stored element types, so that the digest is of what a reader will see.
                 columns = {feature.name: np.asarray(columns[feature.name], dtype=feature.dtype) for feature in features}
@@ -65,7 +67,14 @@ def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Fe
                 statistics = {feature.name: Statistics.of(columns[feature.name]) for feature in features}
                 written.append(
                     ShardEpisode(
-                        "", row_group, episode.key, episode.task, episode.length, episode_digest(episode.task, columns), statistics
+                        "",
+                        row_group,
+                        episode.key,
+                        episode.task,
+                        episode.length,
+                        episode_digest(episode.task, columns),
+                        statistics,
+                        episode.about,
                     )
                 )
         # The number of episodes is in the name, so that whoever watches the folder can count them.

@@ -14,12 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.features import Feature, with_index_features
-from trainables.datasets.layout import CHUNKS_SIZE, DATA_PATH, EPISODES_PATH, GAITWAY_PATH, INFO_PATH, STATS_PATH, TASKS_PATH, VERSION
-from trainables.datasets.shards import ShardEpisode
-from trainables.datasets.split import split_episodes
-from trainables.datasets.statistics import Statistics
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import Feature, with_index_features
+from cluster.lerobot.layout import ABOUT, CHUNKS_SIZE, DATA_PATH, EPISODES_PATH, GAITWAY_PATH, INFO_PATH, STATS_PATH, TASKS_PATH, VERSION
+from cluster.lerobot.shards import ShardEpisode
+from cluster.lerobot.split import split_episodes
+from cluster.lerobot.statistics import Statistics
 
 __all__ = ["DatasetSpec", "flush", "huggingface_schema", "index_columns", "starts", "write_metadata"]
 
@@ -79,6 +79,7 @@ def write_metadata(
                 **{f"stats/{feature.name}/{key}": value for feature in features for key, value in own[feature.name].to_json().items()},
                 "meta/episodes/chunk_index": 0,
                 "meta/episodes/file_index": 0,
+                **{f"{ABOUT}{name}": value for name, value in episode.about.items()},
             }
         )
     total = {feature.name: Statistics.combined([own[feature.name] for own in statistics]).to_json() for feature in features}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
-from trainables.datasets.errors import DatasetError
-from trainables.datasets.features import Feature, to_arrow, to_numpy
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import Feature, to_arrow, to_numpy
 
 __all__ = ["Episode", "episodes_to_table", "table_to_episodes"]
 
@@ -24,6 +24,9 @@ class Episode:
     """What was attempted; LeRobot's task string."""
     columns: Mapping[str, np.ndarray]
     """Frames of each feature. Shape (frames, *feature.shape), or (frames,) for a scalar."""
+    about: Mapping[str, str | float | int | bool | None] = field(default_factory=dict)
+    """What else is known of it: columns of the episodes' metadata, the same for all episodes of a dataset. Not part of the digest, and
+    not of ``episodes_to_table``."""
 
     @property
     def length(self) -> int:

@@ -1,0 +1,1 @@
+"""Served episodes return to the datasets: sampled and recorded in the replica, written by a process beside it."""
