@@ -122,6 +122,7 @@ class Gateway:
             },
         )
         self.app.live = self.live
+        self.app.router.redirect_slashes = False  # a route is one path; another one is not found
 
     async def apply(self, user_config: dict[str, Any]) -> None:
         """Serve what ``user_config`` says; see ``Live.apply``."""
