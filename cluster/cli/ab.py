@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -61,18 +62,18 @@ def start(
     from cluster.store.tokens import local_actor
 
     settings = Settings.from_environment()
-    asked: dict[str, Any] = {"policy": policy, "champion": champion, "challengers": challenger, "shadows": shadow or [], "share": share}
+    asked = {"policy": policy, "champion": champion, "challengers": challenger or [], "shadows": shadow or [], "share": share}
     asked |= {"metric": metric, "low": low, "high": high, "alpha": alpha}
     asked |= {"guardrails": [_guardrail(text) for text in guardrail or ()], "max_episodes": max_episodes, "auto": auto}
     asked |= {"unit": unit, "episodes_per_robot": episodes_per_robot, "ramp": _ramp(ramp), "bandit": bandit}
     asked |= {"bandit_uniform_share": bandit_uniform_share}
-    comparison = importlib.import_module("serve_apps.comparison.starting").start(settings, asked, local_actor())
-    plans: Any = importlib.import_module("serve_apps.comparison.plan")
+    comparison: Any = importlib.import_module("serve_apps.comparison.starting").start(settings, asked, local_actor())
     _refresh(settings)
     if json_:
         print_json(comparison.model_dump(mode="json"))
         return
     typer.echo(comparison.id)
+    plans: Any = importlib.import_module("serve_apps.comparison.plan")
     for line in plans.plan_lines(comparison):
         say(line)
     say("follow it with: gaitway ab report")
@@ -108,17 +109,28 @@ def list_(policy: Annotated[str | None, typer.Argument(help="policy; default: al
 
 
 @app.command()
-def report(comparison: ComparisonArgument = None, json_: JsonOption = False) -> None:
+def report(
+    comparison: ComparisonArgument = None,
+    html: Annotated[Path | None, typer.Option(help="write a page that works offline to this file", show_default=False)] = None,
+    json_: JsonOption = False,
+) -> None:
     """Arms, episodes, means, intervals, e-values and the decision."""
     from cluster.store.database import open_database
 
     settings = Settings.from_environment()
+    pages: Any = importlib.import_module("serve_apps.comparison.html")
     with closing(open_database(settings)) as db:
-        found: Any = importlib.import_module("serve_apps.comparison.report").report(db, _id(db, comparison))
+        comparison_id = _id(db, comparison)
+        look = pages.examine(db, comparison_id)
+        shadows = pages.shadows_of(db, look.comparison)
+        if html is not None:
+            pages.write_page(db, comparison_id, html)
     if json_:
-        print_json(found.to_dict())
+        print_json(look.report.to_dict() | {"shadows": [shadow.model_dump(mode="json") for shadow in shadows]})
     else:
-        typer.echo(found.to_text())
+        typer.echo("\n".join([look.report.to_text(), *(shadow.to_text() for shadow in shadows)]))
+    if html is not None:
+        say(f"open it in a browser: {html}")
 
 
 @app.command()

@@ -18,6 +18,9 @@ _Figure = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_./-]{0
 _ArmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Version = Annotated[str, StringConstraints(pattern=r"^@?[A-Za-z0-9][A-Za-z0-9._-]{0,126}$")]
 
+_SHORT_FORM = frozenset({"champion", "challengers", "shadows", "share"})
+"""What stands for ``arms``."""
+
 
 class AskedArm(Config):
     """One arm as asked for."""
@@ -36,10 +39,10 @@ class ComparisonRequest(Config):
         (), max_length=MAX_ARMS, description="the arm in service, then those that want its place; empty: champion and challengers"
     )
     champion: _Version = Field("champion", description="without arms: version or alias in service")
-    challengers: tuple[_Version, ...] | None = Field(
-        None,
+    challengers: tuple[_Version, ...] = Field(
+        (),
         max_length=MAX_ARMS - 1,
-        description="without arms: versions or aliases that want its place; null: challenger, or none beside shadows",
+        description="without arms: versions or aliases that want its place; empty: challenger, or none beside shadows",
     )
     shadows: tuple[_Version, ...] = Field(
         (), max_length=MAX_ARMS - 1, description="without arms: versions or aliases that see the traffic and never act"
@@ -67,19 +70,18 @@ class ComparisonRequest(Config):
     def _check(self) -> ComparisonRequest:
         if not self.low < self.high:
             raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
-        if self.arms and not self.model_fields_set.isdisjoint({"champion", "challengers", "shadows", "share"}):
+        if self.arms and not self.model_fields_set.isdisjoint(_SHORT_FORM):
             raise ValueError("arms say which versions and how much; give them, or champion, challengers, shadows and share, not both")
         return self
 
     def asked_arms(self) -> tuple[AskedArm, ...]:
-        """``arms``, or those that the champion, the challengers and the shadows make; several of a kind are told apart by version."""
+        """``arms``, or those that champion, challengers, shadows and share mean; these are named by ``new_comparison``."""
         if self.arms:
             return self.arms
-        challengers = ("challenger",) if self.challengers is None and not self.shadows else self.challengers or ()
-        weight = self.share / max(1, len(challengers))
+        challengers = self.challengers or (() if self.shadows else ("challenger",))
         return (
             AskedArm(name="champion", version=self.champion, weight=1.0 - self.share if challengers else 1.0),
-            *(AskedArm(name="challenger", version=version, weight=weight) for version in challengers),
+            *(AskedArm(name="challenger", version=version, weight=self.share / len(challengers)) for version in challengers),
             *(AskedArm(name="shadow", version=version, weight=0.0, shadow=True) for version in self.shadows),
         )
 
@@ -100,10 +102,11 @@ def new_comparison(settings: Settings, request: ComparisonRequest) -> NewCompari
         if version in versions[:position]:
             twins = [arm.version for arm, other in zip(asked, versions, strict=True) if other == version]
             raise UsageError(f"{' and '.join(twins)} are both version {version} of {request.policy}; give different ones")
-    several = sum(arm.name == "challenger" for arm in asked) > 1
-    arms = [arm.model_dump() | {"version": version} for arm, version in zip(asked, versions, strict=True)]
-    for arm in arms if not request.arms else ():
-        if arm["shadow"] or (several and arm["name"] == "challenger"):
-            arm["name"] += f"-{arm['version']}"
-    values = request.model_dump(exclude={"arms", "champion", "challengers", "shadows", "share"})
+    several = len(request.challengers) > 1
+    arms = []
+    for arm, version in zip(asked, versions, strict=True):
+        # Of several challengers, and of shadows, only the version tells which is which.
+        numbered = not request.arms and (arm.shadow or (several and arm.name == "challenger"))
+        arms.append(arm.model_dump() | {"version": version, "name": f"{arm.name}-{version}" if numbered else arm.name})
+    values = request.model_dump(exclude={"arms", *_SHORT_FORM})
     return parse_config(values | {"arms": arms}, NewComparison, source="comparison")

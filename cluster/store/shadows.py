@@ -67,6 +67,17 @@ class ShadowReport(Config):
     latency_p99_ms: float = Field(description="duration of a run that 99 % of the steps did not exceed, ms")
     action: tuple[ActionDistance, ...] = Field(description="one an action component, in flat order; empty: no step yet")
 
+    def to_text(self) -> str:
+        """One line for a terminal: how often, how fast, and where its actions are farthest from those that were taken."""
+        lost = f", {self.errors} failed, {self.dropped + self.sat_out} left out"
+        text = f"shadow {self.arm} (version {self.version}): {self.steps} steps{lost}"
+        if not self.action:
+            return text
+        farthest = max(self.action, key=lambda item: item.max_abs)
+        far = f"{farthest.name} by {farthest.mean_abs:.3g} {farthest.unit}".rstrip()
+        text += f"; {self.latency_p50_ms:.3g} ms (median), {self.latency_p99_ms:.3g} ms (99 %)"
+        return f"{text}; farthest from the action taken: {far} on average, {farthest.max_abs:.3g} at most"
+
 
 def record_shadow_figures(db: Database, replica: str, sums: Sequence[ShadowSums]) -> None:
     """Store what a replica has seen so far, in the place of what it stored before."""

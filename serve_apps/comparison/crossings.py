@@ -10,12 +10,14 @@ The wealth is multiplied up, not summed in logarithms, which is ten times faster
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_apps.comparison.eprocess import BET_SHARES, BET_WEIGHTS, EffectScores
+from serve_apps.comparison.eprocess import ALL_WEIGHTS, BET_SHARES, BET_WEIGHTS, EffectScores, edge_shares
 
-__all__ = ["effect_bounds", "first_refuted", "mean_bounds"]
+__all__ = ["Bets", "effect_bounds", "first_refuted", "mean_bounds"]
 
 Array = NDArray[np.float64]
 Times = NDArray[np.int64]
@@ -27,27 +29,50 @@ _PRECISION = 0.01
 """Of a bound, as a share of its distance to the estimate; the eye sees no less."""
 
 
-def first_refuted(z: Array, lowest: Array, hypothesis: float, level: float) -> int:
-    """After how many observations "the mean is at most ``hypothesis``" is refuted; ``len(z) + 1``: never.
+@dataclass(frozen=True)
+class Bets:
+    """Observations, and how much of its wealth each gambler puts at stake in each."""
+
+    z: Array
+    """Shape (n,)."""
+    lowest: Array
+    """``b`` with ``z >= -b`` known before each observation. Shape (n,)."""
+    shares: Array
+    """Shape (n, gamblers), or (1, gamblers) where they never change."""
+    weights: Array
+    """What each gambler begins with. Shape (gamblers,)."""
+
+    @classmethod
+    def of(cls, z: Array, lowest: Array, variance: Array | None = None) -> Bets:
+        """The gamblers of ``eprocess.log_wealth``."""
+        if variance is None:
+            return cls(z, lowest, BET_SHARES[None], BET_WEIGHTS)
+        constant = np.broadcast_to(BET_SHARES, (len(z), len(BET_SHARES)))
+        return cls(z, lowest, np.concatenate((constant, edge_shares(lowest, variance)), axis=-1), ALL_WEIGHTS)
+
+
+def first_refuted(bets: Bets, hypothesis: float, level: float, among: int) -> int:
+    """After how many observations "the mean is at most ``hypothesis``" is refuted; ``among + 1``: not within these.
 
     Args:
-        z: observations. Shape (n,).
-        lowest: ``b`` with ``z >= -b`` known before each observation. Shape (n,).
+        bets: observations and gamblers.
         hypothesis: the mean to refute, above ``-lowest``.
         level: probability with which a true mean is ever refuted.
+        among: how many observations to look at.
     """
-    gain = (z + lowest) / (hypothesis + lowest) - 1.0
-    carried = np.ones_like(BET_SHARES)
+    gain = ((bets.z[:among] - hypothesis) / (hypothesis + bets.lowest[:among]))[:, None]
+    carried = np.ones(len(bets.weights))
     with np.errstate(over="ignore"):  # within the block in which it is refuted, and it ends there
-        for start in range(0, len(z), _BLOCK):
-            wealth = 1.0 + gain[start : start + _BLOCK, None] * BET_SHARES
+        for start in range(0, among, _BLOCK):
+            shares = bets.shares if len(bets.shares) == 1 else bets.shares[start : min(start + _BLOCK, among)]
+            wealth = 1.0 + gain[start : start + _BLOCK] * shares
             wealth[0] *= carried
             np.multiply.accumulate(wealth, axis=0, out=wealth)
-            over = wealth @ BET_WEIGHTS >= 1.0 / level
+            over = wealth @ bets.weights >= 1.0 / level
             if over.any():
                 return start + int(over.argmax()) + 1
             carried = np.maximum(wealth[-1], _LEAST)
-    return len(z) + 1
+    return among + 1
 
 
 def effect_bounds(scores: EffectScores, times: Times, alpha: float) -> tuple[Array, Array]:
@@ -61,22 +86,22 @@ def effect_bounds(scores: EffectScores, times: Times, alpha: float) -> tuple[Arr
     Returns:
         Lower and upper bounds in [-1, 1], a little wide rather than narrow. Shape (times,) each.
     """
-    lower = _lower_bounds(scores.z, scores.lowest, times, alpha, -1.0, 1.0)
-    return lower, -_lower_bounds(-scores.z, scores.highest, times, alpha, -1.0, 1.0)
+    lower = _lower_bounds(Bets.of(scores.z, scores.lowest, scores.variance), times, alpha, -1.0, 1.0)
+    return lower, -_lower_bounds(Bets.of(-scores.z, scores.highest, scores.variance), times, alpha, -1.0, 1.0)
 
 
 def mean_bounds(outcome: Array, times: Times, alpha: float) -> tuple[Array, Array]:
     """Confidence sequence of one arm's mean at many times, in [0, 1]; see ``eprocess.mean_interval`` and ``effect_bounds``."""
-    lower = _lower_bounds(outcome, np.zeros_like(outcome), times, alpha, 0.0, 1.0)
-    return lower, -_lower_bounds(-outcome, np.ones_like(outcome), times, alpha, -1.0, 0.0)
+    lower = _lower_bounds(Bets.of(outcome, np.zeros_like(outcome)), times, alpha, 0.0, 1.0)
+    return lower, -_lower_bounds(Bets.of(-outcome, np.ones_like(outcome)), times, alpha, -1.0, 0.0)
 
 
-def _lower_bounds(z: Array, lowest: Array, times: Times, level: float, low: float, high: float) -> Array:
+def _lower_bounds(bets: Bets, times: Times, level: float, low: float, high: float) -> Array:
     bounds = np.full(len(times), low)
     seen = times > 0
     if not seen.any():
         return bounds
-    means = np.cumsum(z)[times[seen] - 1] / times[seen]
+    means = np.cumsum(bets.z)[times[seen] - 1] / times[seen]
     first = len(times) - len(means)
     # Brackets of the bounds of neighbouring times that are not told apart yet: (first time, end, refuted, possible).
     brackets = [(first, len(times), low, high)]
@@ -87,8 +112,7 @@ def _lower_bounds(z: Array, lowest: Array, times: Times, level: float, low: floa
         if possible - refuted <= max(_PRECISION * distance, 1e-5 * (high - low)):
             continue
         middle = (refuted + possible) / 2.0
-        longest = int(times[end - 1])
-        at = first_refuted(z[:longest], lowest[:longest], middle, level)
+        at = first_refuted(bets, middle, level, among=int(times[end - 1]))
         split = begin + int(np.searchsorted(times[begin:end], at))
         if split > begin:
             brackets.append((begin, split, refuted, middle))

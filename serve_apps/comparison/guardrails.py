@@ -14,9 +14,11 @@ guardrail of 10 % at alpha 0.05.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster.store.comparisons import Comparison, CountedEpisode, Guardrail
 from cluster.store.episodes import SERVER_PREFIX
@@ -25,7 +27,7 @@ from serve_apps.comparison.eprocess import share_log_e_values
 from serve_apps.comparison.report_models import GuardrailReport
 from serve_apps.comparison.units import Units
 
-__all__ = ["figures_of", "guardrail_reports"]
+__all__ = ["GuardrailShares", "figures_of", "guardrail_reports", "guardrail_shares"]
 
 
 def figures_of(comparison: Comparison) -> set[str]:
@@ -33,10 +35,31 @@ def figures_of(comparison: Comparison) -> set[str]:
     return {guardrail.name for guardrail in comparison.guardrails if guardrail.above is not None}
 
 
-def guardrail_reports(comparison: Comparison, units: Units) -> tuple[GuardrailReport, ...]:
+@dataclass(frozen=True)
+class GuardrailShares:
+    """What one guardrail sees of one arm: one share an observation of that arm, in the order of assignment."""
+
+    arm: str
+    guardrail: Guardrail
+    is_own: NDArray[np.bool_]
+    """Which of all assigned observations are the arm's. Shape (units,)."""
+    shares: NDArray[np.float64]
+    """Share of its episodes that count. Shape (own units,)."""
+    counted: int
+    """Episodes that count."""
+    ended: int
+    """Episodes that have ended."""
+
+    @property
+    def log_e_values(self) -> NDArray[np.float64]:
+        """Evidence after each observation that the share is above what is allowed. Shape (own units,)."""
+        return share_log_e_values(self.shares, self.guardrail.at_most)
+
+
+def guardrail_shares(comparison: Comparison, units: Units) -> Iterator[GuardrailShares]:
     """Every guardrail of every arm that acts."""
     if not comparison.guardrails:
-        return ()
+        return
     most = comparison.episodes_per_robot if comparison.unit == "robot" else 1
     episodes = [episode for unit in units.assigned for episode in unit]
     lengths = np.array([len(unit) for unit in units.assigned], dtype=np.int64)
@@ -46,24 +69,30 @@ def guardrail_reports(comparison: Comparison, units: Units) -> tuple[GuardrailRe
     arm_of = np.array([position[unit[0].arm] for unit in units.assigned], dtype=np.int64)
     ended = np.bincount(owner, [not episode.is_open for episode in episodes], len(lengths))
     counts = [np.bincount(owner, _counts(guardrail, episodes), len(lengths)) for guardrail in comparison.guardrails]
-    found = []
     for arm in comparison.acting_arms:
         own = arm_of == position[arm.name]
         for guardrail, count in zip(comparison.guardrails, counts, strict=True):
-            e_values = share_log_e_values(count[own] / sizes[own], guardrail.at_most)
-            found.append(
-                GuardrailReport(
-                    arm=arm.name,
-                    name=guardrail.name,
-                    above=guardrail.above,
-                    at_most=guardrail.at_most,
-                    episodes=int(ended[own].sum()),
-                    counted=int(count[own].sum()),
-                    e_value=largest_e_value(e_values),
-                    e_threshold=1.0 / guardrail.alpha,
-                    breached=bool(len(e_values)) and float(e_values.max()) >= -math.log(guardrail.alpha),
-                )
+            yield GuardrailShares(arm.name, guardrail, own, count[own] / sizes[own], int(count[own].sum()), int(ended[own].sum()))
+
+
+def guardrail_reports(comparison: Comparison, units: Units) -> tuple[GuardrailReport, ...]:
+    """The reports on them."""
+    found = []
+    for seen in guardrail_shares(comparison, units):
+        guardrail, e_values = seen.guardrail, seen.log_e_values
+        found.append(
+            GuardrailReport(
+                arm=seen.arm,
+                name=guardrail.name,
+                above=guardrail.above,
+                at_most=guardrail.at_most,
+                episodes=seen.ended,
+                counted=seen.counted,
+                e_value=largest_e_value(e_values),
+                e_threshold=1.0 / guardrail.alpha,
+                breached=bool(len(e_values)) and float(e_values.max()) >= -math.log(guardrail.alpha),
             )
+        )
     return tuple(found)
 
 

@@ -31,7 +31,7 @@ from serve_apps.comparison.guardrails import figures_of, guardrail_reports
 from serve_apps.comparison.plan_models import Plan
 from serve_apps.comparison.report_models import ArmReport, ChallengerReport, GuardrailReport, Report
 from serve_apps.comparison.splits import describe_split
-from serve_apps.comparison.units import Unit, units_of
+from serve_apps.comparison.units import Unit, Units, units_of
 
 __all__ = [
     "SAMPLE_RATIO_ALPHA",
@@ -52,6 +52,7 @@ class Examination:
     """One look: the report, and what it was made of."""
 
     comparison: Comparison
+    units: Units
     counted: Counted
     report: Report
 
@@ -87,7 +88,7 @@ def examine(db: Database, comparison_id: str, intervals: bool = True) -> Examina
         }
     )
     advice = {"recommendation": _recommendation(found), "split": describe_split(counted, found)}
-    return Examination(comparison, counted, found.model_copy(update=advice))
+    return Examination(comparison, units, counted, found.model_copy(update=advice))
 
 
 def analyse(

@@ -1,4 +1,4 @@
-"""How a comparison's report came about: its figures after 1, 2, 5, ... and all of its episodes, for charts.
+"""How a comparison's report came about: its figures after 1, 2, 5, ... and all of its episodes (or robots), for charts.
 
 Everything is a function of the prefix, so nothing is computed again for each time: means and e-values are cumulative, and intervals come
 from ``crossings``. 20,000 episodes take about a second.
@@ -7,7 +7,6 @@ from ``crossings``. 20,000 episodes take about a second.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -15,11 +14,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cluster.config import Config
-from cluster.store.comparisons import Arm, Comparison, CountedEpisode, Guardrail, History
+from serve_apps.comparison.counted import Counted
 from serve_apps.comparison.crossings import effect_bounds, mean_bounds
-from serve_apps.comparison.eprocess import effect_log_e_values, effect_scores, sample_ratio_log_e_values, share_log_e_values
+from serve_apps.comparison.eprocess import effect_log_e_values, effect_scores, sample_ratio_log_e_values
+from serve_apps.comparison.guardrails import GuardrailShares, guardrail_shares
+from serve_apps.comparison.report import Examination
 
-__all__ = ["ArmTimeline", "ChallengerTimeline", "GuardrailTimeline", "Observations", "SplitTimeline", "Timeline", "timeline"]
+__all__ = ["ArmTimeline", "ChallengerTimeline", "GuardrailTimeline", "SplitTimeline", "Timeline", "timeline_of"]
 
 Array = NDArray[np.float64]
 Figures = tuple[float | None, ...]
@@ -85,67 +86,21 @@ class Timeline(Config):
     splits: tuple[SplitTimeline, ...] = Field(description="every split so far")
 
 
-@dataclass(frozen=True)
-class Observations:
-    """What a verdict counts, as arrays, in the order of assignment."""
-
-    comparison: Comparison
-    arms: tuple[Arm, ...]
-    """Those that act."""
-    outcome: Array
-    """In [0, 1]. Shape (episodes,)."""
-    index: NDArray[np.int64]
-    """Position of the arm. Shape (episodes,)."""
-    versions: NDArray[np.int64]
-    """Version of the weights. Shape (episodes,)."""
-    splits: Array
-    """Probability of every arm. Shape (episodes, arms)."""
-    at: list[datetime]
-    """When each began."""
-
-    @classmethod
-    def of(cls, comparison: Comparison, episodes: Sequence[CountedEpisode]) -> Observations:
-        """The arrays of counted episodes."""
-        low, high = comparison.low, comparison.high
-        arms = tuple(arm for arm in comparison.arms if not arm.shadow)
-        names = [arm.name for arm in arms]
-        position = {name: k for k, name in enumerate(names)}
-        raw = np.array([low if episode.outcome is None else episode.outcome.value for episode in episodes], dtype=np.float64)
-        known = {split.version: [split.share(name, names) for name in names] for split in comparison.weights}
-        splits = np.array([known[episode.weights_version] for episode in episodes], dtype=np.float64)
-        return cls(
-            comparison=comparison,
-            arms=arms,
-            outcome=(np.clip(raw, low, high) - low) / (high - low),
-            index=np.array([position[episode.arm] for episode in episodes], dtype=np.int64),
-            versions=np.array([episode.weights_version for episode in episodes], dtype=np.int64),
-            splits=splits.reshape(len(episodes), len(names)),
-            at=[episode.started_at for episode in episodes],
-        )
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-
-def timeline(comparison: Comparison, history: History, counted: int | None = None) -> Timeline:
-    """The timeline of a comparison.
-
-    Args:
-        comparison: the comparison.
-        history: its episodes; read before the comparison, so that it knows every split that they were drawn with.
-        counted: only so many of the counted episodes: those that a comparison was closed on; None: all.
-    """
-    episodes = history.episodes if counted is None else history.episodes[:counted]
-    found = Observations.of(comparison, episodes)
-    times = _times(len(found), [int(np.argmax(found.versions == split.version)) for split in comparison.weights[1:]])
+def timeline_of(look: Examination) -> Timeline:
+    """The timeline behind a report; on robots where these are assigned."""
+    comparison, found = look.comparison, look.counted
+    decisive = [at for challenger in look.report.challengers for at in (challenger.better_at, challenger.worse_at) if at is not None]
+    changes = [int(np.count_nonzero(found.versions < split.version)) for split in comparison.weights[1:]]
+    times = _times(len(found), [*decisive, *changes])
+    first = np.searchsorted(found.owner, times - 1)
     ratio = sample_ratio_log_e_values(found.index, found.splits) if len(found.arms) > 1 else np.zeros(len(found))
     return Timeline(
         episodes=tuple(times.tolist()),
-        at=tuple(found.at[time - 1] for time in times),
+        at=tuple(found.episodes[place].started_at for place in first),
         arms=tuple(_arm(found, position, times) for position in range(len(found.arms))),
         challengers=tuple(_challenger(found, position, times) for position in range(1, len(found.arms))),
         sample_ratio_log10_e_value=_log10(ratio, times),
-        guardrails=tuple(_guardrail(guardrail, arm.name, history.assigned) for arm in found.arms for guardrail in comparison.guardrails),
+        guardrails=tuple(_guardrail(seen) for seen in guardrail_shares(comparison, look.units)),
         splits=tuple(
             SplitTimeline(
                 version=split.version,
@@ -170,14 +125,14 @@ def _times(total: int, marks: Sequence[int] = ()) -> NDArray[np.int64]:
     return found
 
 
-def _arm(found: Observations, position: int, times: NDArray[np.int64]) -> ArmTimeline:
-    comparison, width = found.comparison, found.comparison.high - found.comparison.low
+def _arm(found: Counted, position: int, times: NDArray[np.int64]) -> ArmTimeline:
+    comparison, width = found.comparison, found.width
     is_own = found.index == position
     own = np.cumsum(is_own)[times - 1] if len(times) else times
     outcome = found.outcome[is_own]
     sums = np.concatenate([[0.0], np.cumsum(outcome)])
     means = np.divide(sums[own], own, out=np.full(len(own), np.nan), where=own > 0)
-    low, high = mean_bounds(outcome, own, comparison.alpha)
+    low, high = np.sort(mean_bounds(outcome, own, comparison.alpha), axis=0)  # a mean that drifts may refute every value
     stated = np.cumsum(found.splits[:, position])
     return ArmTimeline(
         arm=found.arms[position].name,
@@ -190,8 +145,8 @@ def _arm(found: Observations, position: int, times: NDArray[np.int64]) -> ArmTim
     )
 
 
-def _challenger(found: Observations, position: int, times: NDArray[np.int64]) -> ChallengerTimeline:
-    comparison, width, index = found.comparison, found.comparison.high - found.comparison.low, found.index
+def _challenger(found: Counted, position: int, times: NDArray[np.int64]) -> ChallengerTimeline:
+    width, index = found.width, found.index
     mine, other = found.splits[:, position], found.splits[:, 0]
     # Where one of the two could not be drawn, an episode says nothing about their difference.
     is_pair = ((index == 0) | (index == position)) & (other > 0) & (mine > 0)
@@ -199,7 +154,7 @@ def _challenger(found: Observations, position: int, times: NDArray[np.int64]) ->
     propensity = mine[pair] / (mine[pair] + other[pair])
     scores = effect_scores(found.outcome[pair], index[pair] == position, propensity)
     own = np.cumsum(is_pair)[times - 1] if len(times) else times
-    low, high = effect_bounds(scores, own, comparison.alpha / (len(found.arms) - 1))
+    low, high = np.sort(effect_bounds(scores, own, found.alpha), axis=0)
     better, worse = effect_log_e_values(scores)
     if len(pair) and np.ptp(propensity) > 1e-9:
         sums = np.concatenate([[0.0], np.cumsum(scores.z)])
@@ -216,7 +171,7 @@ def _challenger(found: Observations, position: int, times: NDArray[np.int64]) ->
     )
 
 
-def _running_means(found: Observations, position: int, times: NDArray[np.int64]) -> Array:
+def _running_means(found: Counted, position: int, times: NDArray[np.int64]) -> Array:
     if not len(times):
         return np.zeros(0)
     is_own = found.index == position
@@ -225,32 +180,18 @@ def _running_means(found: Observations, position: int, times: NDArray[np.int64])
     return means
 
 
-def _guardrail(guardrail: Guardrail, arm: str, assigned: Sequence[CountedEpisode]) -> GuardrailTimeline:
-    is_own = np.array([episode.arm == arm for episode in assigned], dtype=bool)
-    counts = np.array([counts_for(guardrail, episode) for episode in assigned if episode.arm == arm], dtype=np.float64)
-    times = _times(len(assigned))
-    own = np.cumsum(is_own)[times - 1] if len(times) else times
-    sums = np.concatenate([[0.0], np.cumsum(counts)])
+def _guardrail(seen: GuardrailShares) -> GuardrailTimeline:
+    times = _times(len(seen.is_own))
+    own = np.cumsum(seen.is_own)[times - 1] if len(times) else times
+    sums = np.concatenate([[0.0], np.cumsum(seen.shares)])
     return GuardrailTimeline(
-        arm=arm,
-        name=guardrail.name,
-        above=guardrail.above,
+        arm=seen.arm,
+        name=seen.guardrail.name,
+        above=seen.guardrail.above,
         episodes=tuple(times.tolist()),
         share=_figures(np.divide(sums[own], own, out=np.full(len(own), np.nan), where=own > 0)),
-        log10_e_value=_log10(share_log_e_values(counts, guardrail.at_most), own),
+        log10_e_value=_log10(seen.log_e_values, own),
     )
-
-
-def counts_for(guardrail: Guardrail, episode: CountedEpisode) -> bool:
-    """Whether an episode counts for a guardrail; one that is open does not yet."""
-    if guardrail.name == "missing":
-        return episode.outcome is None and not episode.is_open
-    if episode.outcome is None:
-        return False
-    if guardrail.name == "fell":
-        return episode.outcome.fell
-    value = episode.outcome.metrics.get(guardrail.name)
-    return value is not None and guardrail.above is not None and value > guardrail.above
 
 
 def _log10(log_e_values: Array, times: NDArray[np.int64]) -> Figures:

@@ -84,7 +84,6 @@ class Gateway:
     def __init__(self, replica: str = "") -> None:
         self._replica = replica
         self.live = Live(replica)
-        self.live.metrics.replica = replica
         self.operators = operators = Operators(self.live)
         models = InferenceProtocol(self.live)
         self.app = _Application(
@@ -123,6 +122,7 @@ class Gateway:
             },
         )
         self.app.live = self.live
+        self.app.router.redirect_slashes = False  # a route is one path; another one is not found
 
     async def apply(self, user_config: dict[str, Any]) -> None:
         """Serve what ``user_config`` says; see ``Live.apply``."""

@@ -61,15 +61,15 @@ class Live:
     Attributes:
         episodes: episodes under way here.
         gate: who may call.
-        feedback: served episodes on their way into datasets.
         metrics: what was done here, counted.
+        feedback: served episodes on their way into datasets.
         refused: the last state that could not be served: ``generation``, ``reason``; None when the last one is being served.
     """
 
     def __init__(self, replica: str = "") -> None:
         self.episodes = EpisodeTable(on_evicted=self._give_up)
         self.gate = Gate(self._read_token)
-        self.metrics = Metrics()
+        self.metrics = Metrics(replica)
         self.refused: dict[str, str] | None = None
         self._set: PolicySet | None = None
         self._readers: dict[str, ObservationReader] = {}
@@ -295,11 +295,11 @@ class Live:
             try:
                 await self._look()
                 await self._take_over_splits()
+                self.metrics.followed_s = time.monotonic()
                 if time.monotonic() - self._stored_shadows_s > _STORE_SHADOWS_S:
                     await self._store_shadows()
                     for collector, recording in self.feedback.silent():
                         collector.give_up(recording, await self.ledger.read(get_outcome, collector.policy, recording.episode_id))
-                self.metrics.followed_s = time.monotonic()
             except RequestProblemError as problem:
                 logger.warning("the comparison could not be followed: %s", problem)
             except Exception:

@@ -232,9 +232,13 @@ def _stop(database: Database, comparison_id: str, actor: str) -> Any:
 
 
 def _report_of(database: Database, comparison_id: str) -> dict[str, Any]:
-    from serve_apps.comparison.report import report
+    from serve_apps.comparison.html import shadows_of
+    from serve_apps.comparison.report import examine
+    from serve_apps.comparison.timeline import timeline_of
 
-    return report(database, comparison_id).to_dict()
+    look = examine(database, comparison_id)
+    shadows = [shadow.model_dump(mode="json") for shadow in shadows_of(database, look.comparison)]
+    return look.report.to_dict() | {"shadows": shadows, "timeline": timeline_of(look).model_dump(mode="json")}
 
 
 def _page_of(database: Database, comparison_id: str) -> str:

@@ -33,7 +33,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-__all__ = ["TITLES", "JsonResponse", "RequestProblemError", "problem_response"]
+__all__ = ["STATUSES", "TITLES", "JsonResponse", "RequestProblemError", "problem_response"]
 
 TITLES = {
     "malformed-json": "The body is not a JSON object",
@@ -58,6 +58,31 @@ TITLES = {
     "busy": "Too many requests wait already",
     "operation-timeout": "It took too long",
 }
+
+STATUSES = {
+    "malformed-json": 400,
+    "malformed-frame": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not-found": 404,
+    "unknown-policy": 404,
+    "unknown-episode": 404,
+    "unknown-comparison": 404,
+    "unknown-version": 404,
+    "method-not-allowed": 405,
+    "outcome-conflict": 409,
+    "comparison-conflict": 409,
+    "state-required": 409,
+    "body-too-large": 413,
+    "invalid-request": 422,
+    "too-many-requests": 429,
+    "internal-error": 500,
+    "store-unavailable": 503,
+    "not-ready": 503,
+    "busy": 503,
+    "operation-timeout": 504,
+}
+"""Problem -> HTTP status."""
 
 
 class RequestProblemError(Exception):

@@ -1,0 +1,1 @@
+page.start({ buttons: ["difference", "evidence", "means", "shares"] });
