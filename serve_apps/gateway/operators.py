@@ -22,7 +22,7 @@ from starlette.responses import Response
 from cluster.config import Config, explain
 from cluster.errors import GaitwayError
 from cluster.store.comparison_request import ComparisonRequest
-from cluster.store.comparisons import change_weights
+from cluster.store.comparisons import Comparison, change_weights, get_comparison
 from cluster.store.database import Database
 from serve_apps.gateway.live import Live
 from serve_apps.gateway.problems import JsonResponse, RequestProblemError
@@ -73,6 +73,7 @@ class Operators:
         self._live = live
         self._one_at_a_time = asyncio.Lock()
         self._waiting = 0
+        self._follow_waits = False
         # Of their own: a look at 20,000 episodes takes a second, and tokens and splits are read all the time.
         self._reports = ThreadPoolExecutor(1, thread_name_prefix="report")
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -87,9 +88,11 @@ class Operators:
     async def stop(self, request: Request) -> Response:
         """``POST /v1/comparisons/{id}/stop``: it ends without a winner."""
         await self._body(request, UndoBody)
-        closed = await self._change(_stop, request.path_params["comparison_id"], _actor(request))
-        # Replicas have followed by then; a deployment that says the same spares new ones the detour.
-        self._keep(self._run("follow", "", "", {}))
+        closed, is_new = await self._change(_stop, request.path_params["comparison_id"], _actor(request))
+        if is_new and not self._follow_waits:
+            # Replicas have followed by then; a deployment that says the same spares new ones the detour.
+            self._follow_waits = True
+            self._keep(self._run("follow", "", "", {}))
         return JsonResponse({"comparison_id": closed.id, "status": closed.status})
 
     async def promote(self, request: Request) -> Response:
@@ -138,7 +141,8 @@ class Operators:
             raise RequestProblemError(422, "invalid-request", detail, detail.partition(": ")[0]) from None
 
     async def _operate(self, operation: str, comparison_id: str, request: Request, asked: dict[str, Any]) -> dict[str, Any]:
-        self._live.ledger  # noqa: B018 (503 before anything is known)
+        if comparison_id:
+            await self._change(get_comparison, comparison_id)  # not found is said at once
         if self._waiting >= _MOST_WAITING:
             raise RequestProblemError(503, "busy", f"{self._waiting} operators' requests wait already; try again", retry_after_s=5.0)
         # A caller that goes away does not undo what he asked for.
@@ -156,6 +160,8 @@ class Operators:
         self._waiting += 1
         try:
             async with asyncio.timeout(TIMEOUT_S), self._one_at_a_time:
+                if operation == "follow":
+                    self._follow_waits = False  # what is written from now on needs another one
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
@@ -176,6 +182,8 @@ class Operators:
             raise RequestProblemError(504, "operation-timeout", detail) from None
         finally:
             self._waiting -= 1
+            if operation == "follow":
+                self._follow_waits = False
         try:
             answer: dict[str, Any] = orjson.loads(output.splitlines()[-1])
         except (IndexError, orjson.JSONDecodeError):
@@ -225,10 +233,12 @@ def _refusing(database: Database, function: Any, *arguments: Any) -> Any:
 # Imported by the first reader, in its thread: a replica that only acts never pays for the statistics.
 
 
-def _stop(database: Database, comparison_id: str, actor: str) -> Any:
+def _stop(database: Database, comparison_id: str, actor: str) -> tuple[Comparison, bool]:
+    """The comparison, and whether it ended now."""
     from serve_apps.comparison.promotion import stop_in
 
-    return stop_in(database, comparison_id, actor)
+    was_over = get_comparison(database, comparison_id).status == "stopped"
+    return stop_in(database, comparison_id, actor), not was_over
 
 
 def _report_of(database: Database, comparison_id: str) -> dict[str, Any]:
