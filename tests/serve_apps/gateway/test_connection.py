@@ -147,12 +147,12 @@ async def test_the_end_is_seen_however_it_comes(place: tuple[Echo, str, bool]) -
     socket = await open_socket(url)
     await socket.send(b"d1")
     await socket.close()
-    await asyncio.wait_for(echo.ended.wait(), 10)
+    assert await asyncio.wait_for(echo.ended.wait(), 10)
     echo.ended.clear()
     socket = await open_socket(url)
     await socket.send(b"d1")
     socket.transport.abort()
-    await asyncio.wait_for(echo.ended.wait(), 10)
+    assert await asyncio.wait_for(echo.ended.wait(), 10)
 
 
 async def test_bytes_that_trickle_in_make_the_same_frames(place: tuple[Echo, str, bool]) -> None:
