@@ -21,6 +21,8 @@ __all__ = ["desired_state"]
 def desired_state(settings: Settings, policies: Sequence[ServedPolicyConfig], start_comparisons: bool = False) -> ServedState:
     """What the registry and the database say should be served.
 
+    A decision that was written down and interrupted before the alias moved is finished first: alias and split never disagree.
+
     Args:
         settings: where they are.
         policies: which policies, each with its default version.
@@ -30,11 +32,13 @@ def desired_state(settings: Settings, policies: Sequence[ServedPolicyConfig], st
         StoreError: a version or alias is not registered.
         BundleError: a registered bundle has changed.
     """
-    from cluster.store.comparisons import active_comparison
+    from cluster.store.comparisons import active_comparison, unfinished_decisions
     from cluster.store.database import open_database
 
     database = open_database(settings)
     try:
+        if unfinished_decisions(database):
+            importlib.import_module("serve_apps.comparison.promotion").finish_decisions(settings)
         served = {}
         for policy in policies:
             comparison = active_comparison(database, policy.policy)

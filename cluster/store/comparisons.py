@@ -77,6 +77,7 @@ __all__ = [
     "record_undo",
     "replace_weights",
     "robot_assignment",
+    "unfinished_decisions",
 ]
 
 
@@ -263,6 +264,13 @@ def pause_comparison(db: Database, comparison_id: str, reason: str) -> bool:
         if changed:
             _log(connection, comparison_id, "paused", {"reason": reason})
     return bool(changed)
+
+
+def unfinished_decisions(db: Database) -> list[str]:
+    """Comparisons whose decision was written down and has not taken effect, the oldest first."""
+    with db.read() as connection:
+        query = select(comparisons.c.id).where(comparisons.c.status.in_(("promoted", "kept")), comparisons.c.applied_at.is_(None))
+        return list(connection.execute(query.order_by(comparisons.c.closed_at)).scalars())
 
 
 def mark_applied(db: Database, comparison_id: str) -> Comparison:

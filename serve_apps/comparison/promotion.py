@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.errors import StoreError
 from cluster.settings import Settings
-from cluster.store.comparisons import Comparison, close_comparison, get_comparison, list_comparisons, mark_applied, record_undo
+from cluster.store.comparisons import Comparison, close_comparison, get_comparison, mark_applied, record_undo, unfinished_decisions
 from cluster.store.database import Database, open_database
 from cluster.store.registry import get_version, set_alias
 from cluster.store.tokens import local_actor, record_audit
@@ -111,13 +111,11 @@ def undo(settings: Settings, comparison_id: str, actor: str | None = None) -> st
 
 def finish_decisions(settings: Settings) -> list[Comparison]:
     """Move the aliases of decisions that were written down and interrupted before they took effect, oldest first."""
-    finished = []
     with closing(open_database(settings)) as db:
-        for comparison in reversed(list_comparisons(db)):
-            if comparison.status in ("promoted", "kept") and comparison.applied_at is None:
-                _apply(settings, db, comparison, _result(db, comparison).version)
-                finished.append(get_comparison(db, comparison.id))
-    return finished
+        ids = unfinished_decisions(db)
+        for comparison in [get_comparison(db, comparison_id) for comparison_id in ids]:
+            _apply(settings, db, comparison, _result(db, comparison).version)
+        return [get_comparison(db, comparison_id) for comparison_id in ids]
 
 
 def _decide(settings: Settings, db: Database, comparison: Comparison, arm: str | None, force: bool, actor: str) -> Comparison:

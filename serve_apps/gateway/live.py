@@ -113,6 +113,7 @@ class Live:
             self._following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._following
+        await self._looks.close()
         await asyncio.gather(asyncio.to_thread(self._shadows.close), asyncio.to_thread(self.feedback.close))
         if self._ledger is not None:
             with contextlib.suppress(RequestProblemError):  # logged before; the process ends

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from cluster.store.comparisons import unfinished_decisions
 from cluster.store.database import Database
 from serve_apps.gateway.episodes import Ledger
 
@@ -31,6 +32,7 @@ class Looks:
     def __init__(self) -> None:
         self._wanted: set[str] = set()
         self._looked_at_all_s = self._next_s = 0.0
+        self._applying: asyncio.Task[None] | None = None
 
     def want(self, comparison_id: str) -> None:
         """An outcome came in: look at its comparison soon."""
@@ -44,15 +46,33 @@ class Looks:
         if started_s - self._looked_at_all_s > _LOOK_ANYWAY_S:
             self._looked_at_all_s = started_s
             self._wanted |= running
+            if await ledger.read(unfinished_decisions):
+                self._apply()  # whoever wrote one down was killed before the alias moved
         waiting, self._wanted = self._wanted & running, set()
         for comparison_id in waiting:
             ruling = await ledger.read(_rule, comparison_id)
             if ruling is not None and ruling.acted:
                 logger.warning("comparison %s: %s", comparison_id, ruling.acted)
             if ruling is not None and ruling.decided:
-                await asyncio.create_subprocess_exec(sys.executable, "-m", "serve_apps.comparison.apply")
+                self._apply()
         # Long comparisons take longer to look at; robots share this machine.
         self._next_s = time.monotonic() + min(1.0, 10.0 * (time.monotonic() - started_s))
+
+    async def close(self) -> None:
+        """Wait for what was started."""
+        if self._applying is not None:
+            await self._applying
+
+    def _apply(self) -> None:
+        """Have the registry follow, in a process beside; one at a time."""
+        if self._applying is None or self._applying.done():
+            self._applying = asyncio.get_running_loop().create_task(_run_apply())
+
+
+async def _run_apply() -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "serve_apps.comparison.apply")
+    if await process.wait():
+        logger.error("a decision has not taken effect; the log of serve_apps.comparison.apply says why, and it is tried again")
 
 
 def _rule(database: Database, comparison_id: str) -> Ruling | None:

@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import BundleError, StoreError
+from cluster.runtime.desired import desired_state
+from cluster.runtime.serve_config import ServedPolicyConfig
 from cluster.settings import Settings
-from cluster.store.comparisons import Comparison, active_comparison, get_comparison
+from cluster.store.comparisons import Comparison, active_comparison, close_comparison, get_comparison
 from cluster.store.database import Database
 from cluster.store.registry import get_version, set_alias
 from serve_apps.comparison.promotion import finish_decisions, promote, stop
+from serve_apps.comparison.report import report
+from serve_apps.gateway.episodes import Ledger
+from serve_apps.gateway.looks import Looks
 
 Play = Callable[..., list[str]]
 POLICY = "pidog-run"
@@ -131,3 +136,39 @@ promotion.promote(Settings.from_environment(), sys.argv[1])
     assert (result.arm, champion(registered)) == ("challenger", 2)
     assert get_comparison(db, won.id).applied_at is not None
     start_comparison()
+
+
+def interrupted(db: Database, won: Comparison) -> None:
+    """As a referee leaves it that was killed right after its decision."""
+    decision = {"arm": "challenger", "version": "2", "forced": False, "replaces": "1", "report": report(db, won.id).to_dict()}
+    close_comparison(db, won.id, "promoted", decision)
+
+
+def test_whoever_serves_next_finishes_a_decision(registered: Settings, db: Database, won: Comparison) -> None:
+    interrupted(db, won)
+    assert champion(registered) == 1
+    state = desired_state(registered, (ServedPolicyConfig(policy=POLICY),))
+    assert state.policies[POLICY].default_version == "2"
+    assert champion(registered) == 2
+    assert get_comparison(db, won.id).applied_at is not None
+
+
+@pytest.mark.anyio
+async def test_a_replica_that_lives_finishes_what_another_decided(
+    registered: Settings, db: Database, won: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in registered.as_environment().items():
+        monkeypatch.setenv(name, value)
+    interrupted(db, won)
+    ledger = Ledger(db.url)
+    looks = Looks()
+    await looks.look(ledger, set())
+    await looks.close()
+    ledger.close()
+    assert get_comparison(db, won.id).applied_at is not None
+    assert champion(registered) == 2
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"

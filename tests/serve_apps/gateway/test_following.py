@@ -87,11 +87,13 @@ async def test_a_breach_ends_an_arms_traffic_within_two_seconds_of_the_outcome(s
 
 async def test_a_verdict_takes_effect_by_itself(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
+    start = asyncio.create_subprocess_exec
 
-    async def no_process(*command: str) -> None:
+    async def another_process(*command: str) -> asyncio.subprocess.Process:
         started.append(command)
+        return await start(command[0], "-c", "")
 
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)  # the registry's part has tests of its own
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", another_process)  # the registry's part has tests of its own
     comparison = await compared(site, auto="promote")
     for k in range(60):
         arm = (await site.act({"episode_id": f"e{k}", "observation": FLAT})).json()["arm"]
