@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +21,13 @@ from cluster.errors import GaitwayError
 from cluster.runtime.served import ServedState
 from cluster.settings import Settings
 from cluster.store.comparisons import Outcome, current_splits
-from cluster.store.database import Database
 from cluster.store.episodes import get_outcome
 from cluster.store.shadows import record_shadow_figures
 from cluster.store.tokens import Token
 from serve_apps.feedback.collector import Feedback
 from serve_apps.gateway.auth import Gate
 from serve_apps.gateway.episodes import Episode, EpisodeTable, Ledger
+from serve_apps.gateway.looks import Looks
 from serve_apps.gateway.metrics import Metrics
 from serve_apps.gateway.problems import RequestProblemError
 from serve_apps.gateway.requests import ObservationReader, read_state
@@ -37,16 +36,11 @@ from serve_apps.inference.policy_set import Assignment, LoadedPolicy, PolicySet,
 from serve_apps.inference.session import PolicySession, all_finite
 from serve_apps.inference.shadows import ShadowRunner
 
-if TYPE_CHECKING:
-    from serve_apps.comparison.referee import Ruling
-
 __all__ = ["Live"]
 
 logger = logging.getLogger(__name__)
 
 _FOLLOW_S = 0.5
-_LOOK_ANYWAY_S = 10.0
-"""Silence is looked at too: an outcome that never comes brings nobody to look."""
 _STORE_SHADOWS_S = 5.0
 
 Done = Callable[[np.ndarray | Exception], None]
@@ -81,8 +75,8 @@ class Live:
         self._limits = ServedState(policies={})
         self._applying = asyncio.Lock()
         self._following: asyncio.Task[None] | None = None
-        self._to_look_at: set[str] = set()
-        self._looked_s = self._next_look_s = self._stored_shadows_s = 0.0
+        self._looks = Looks()
+        self._stored_shadows_s = 0.0
 
     async def apply(self, user_config: dict[str, Any]) -> None:
         """Serve what ``user_config`` says: load and warm it in a thread, then swap it in at once.
@@ -139,7 +133,7 @@ class Live:
             collector.end(episode, outcome, "outcome")
         served = self.loaded.policies.get(policy)
         if new and served is not None and served.comparison is not None:
-            self._to_look_at.add(served.comparison.id)
+            self._looks.want(served.comparison.id)
         return new
 
     @property
@@ -293,7 +287,7 @@ class Live:
         while True:
             await asyncio.sleep(_FOLLOW_S)
             try:
-                await self._look()
+                await self._looks.look(self.ledger, self._compared())
                 await self._take_over_splits()
                 self.metrics.followed_s = time.monotonic()
                 if time.monotonic() - self._stored_shadows_s > _STORE_SHADOWS_S:
@@ -305,30 +299,15 @@ class Live:
             except Exception:
                 logger.exception("the comparison could not be followed")
 
-    async def _look(self) -> None:
-        """Act on what has come in since the last look."""
-        started_s = time.monotonic()
-        if started_s < self._next_look_s:
-            return
-        running = {policy.comparison.id for policy in self.loaded.policies.values() if policy.comparison is not None}
-        if time.monotonic() - self._looked_s > _LOOK_ANYWAY_S:
-            self._looked_s = time.monotonic()
-            self._to_look_at |= running
-        waiting, self._to_look_at = self._to_look_at & running, set()
-        for comparison_id in waiting:
-            ruling = await self.ledger.read(_rule, comparison_id)
-            if ruling is not None and ruling.acted:
-                logger.warning("comparison %s: %s", comparison_id, ruling.acted)
-            if ruling is not None and ruling.decided:
-                await asyncio.create_subprocess_exec(sys.executable, "-m", "serve_apps.comparison.apply")
-        # Long comparisons take longer to look at; robots share this machine.
-        self._next_look_s = time.monotonic() + min(1.0, 10.0 * (time.monotonic() - started_s))
+    def _compared(self) -> set[str]:
+        """Comparisons that run here."""
+        return {policy.comparison.id for policy in self.loaded.policies.values() if policy.comparison is not None}
 
     async def _take_over_splits(self) -> None:
-        ids = [policy.comparison.id for policy in self.loaded.policies.values() if policy.comparison is not None]
-        if not ids:
+        compared = self._compared()
+        if not compared:
             return
-        splits = await self.ledger.read(current_splits, ids)
+        splits = await self.ledger.read(current_splits, sorted(compared))
         served = self.loaded  # read again: while we waited, another state may have been applied
         policies = {}
         for name, policy in served.policies.items():
@@ -353,13 +332,6 @@ class Live:
     async def _read_token(self, function: Any, text: str) -> Token | None:
         token: Token | None = await self.ledger.read(function, text)
         return token
-
-
-def _rule(database: Database, comparison_id: str) -> Ruling | None:
-    # Imported by the first look, in its thread: a replica that only acts never pays for the statistics.
-    from serve_apps.comparison.referee import rule
-
-    return rule(database, comparison_id)
 
 
 def _incoming_state(session: PolicySession, episode: Episode, handed: Any, sequence: int | None) -> dict[str, np.ndarray] | None:
