@@ -57,6 +57,15 @@ BODIES = [
     ("/v2/models/pidog-run/infer", HEAD + FLAT.tobytes(), {"Inference-Header-Content-Length": str(len(HEAD))}),
 ]
 
+ARMS = [{"name": "a", "version": "1", "weight": 0.5}, {"name": "b", "version": "2", "weight": 0.5}]
+CHANGES: list[tuple[str, Any]] = [
+    ("/v1/comparisons", {"policy": "nobodys", "alpha": 0.9, "unknown": 1, "arms": ARMS, "guardrails": [{"name": "fell", "at_most": 0.1}]}),
+    ("/v1/comparisons/ID/weights", {"weights": {"champion": 0.5, "challenger": 0.25}, "reason": "because"}),
+    ("/v1/comparisons/nope/stop", {}),
+    ("/v1/comparisons/nope/promote", {"arm": "challenger", "force": True}),
+    ("/v1/comparisons/nope/undo", {}),
+]
+
 
 def spoil(data: bytes, generator: random.Random) -> bytes:
     """One to four mutations: cut, flip, insert, repeat, replace by an extreme."""
@@ -124,3 +133,23 @@ async def test_bodies(site: Any) -> None:
             assert response.headers["content-type"] == "application/problem+json"
     assert {400, 422} <= set(statuses)
     assert memory_mib() - before < 40
+
+
+async def test_operators_bodies(site: Any) -> None:
+    """5,000 more; what is valid after all takes effect, so those that would start a process name what is not there."""
+    generator, headers = random.Random(3), site.header("operator", requests_per_s=1e9)
+    statuses: dict[int, int] = {}
+    for _ in range(COUNT // 2):
+        path, body = generator.choice(CHANGES)
+        spoilt = spoil(json.dumps(body).encode(), generator)
+        if path == "/v1/comparisons" and not spoilt.strip():
+            continue  # an empty body means all defaults
+        response = await site.http.post(path.replace("ID", site.comparison.id), content=spoilt, headers=headers)
+        statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
+        assert response.status_code < 500, (path, response.text)
+        if response.status_code >= 400:
+            assert response.headers["content-type"] == "application/problem+json"
+    assert {200, 400, 404, 422} <= set(statuses)
+    report = (await site.http.get(f"/v1/comparisons/{site.comparison.id}", headers=headers)).json()
+    assert report["status"] == "running"
+    assert all(0 <= weight <= 1e6 for split in report["timeline"]["splits"] for weight in split["weights"].values())

@@ -19,7 +19,6 @@ from serve_apps.gateway.problems import STATUSES, TITLES
 
 pytestmark = pytest.mark.anyio
 
-CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance"
 SLOW = "start_comparison"
 """Each valid request of it starts a process."""
 
@@ -73,6 +72,7 @@ def test_every_problem_has_a_title_a_status_and_a_line_in_the_table() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("url", ["auto"], indirect=True)
 async def test_the_server_answers_as_the_document_says(operated: Any, url: str, tmp_path: Path) -> None:
+    # One check is left out, that what fits the document is accepted: only the contract says how many numbers an observation has.
     token = operated.header("admin", requests_per_s=1e9)["Authorization"]
     runs = (
         (f"--exclude-operation-id={SLOW}", "--max-examples=40", "--max-time=60"),
@@ -80,7 +80,15 @@ async def test_the_server_answers_as_the_document_says(operated: Any, url: str, 
     )
     for options in runs:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"http://{url}/v1/openapi.json", f"--header=Authorization: {token}"]
-        command += [f"--checks={CHECKS}", "--seed=1", "--generation-database=none", "--no-color", "--request-timeout=95", *options]
+        command += [
+            "--checks=all",
+            "--exclude-checks=positive_data_acceptance",
+            "--seed=1",
+            "--generation-database=none",
+            "--no-color",
+            "--request-timeout=95",
+            *options,
+        ]
         process = await asyncio.create_subprocess_exec(
             *command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
