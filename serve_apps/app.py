@@ -6,6 +6,7 @@ writes it, or, for plain ``serve deploy`` with ``args``, ``build`` does.
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from ray import serve
@@ -24,6 +25,7 @@ class PolicyServer:
     def __init__(self) -> None:
         install()  # before Serve starts this replica's server
         self._gateway = Gateway(replica=serve.get_replica_context().replica_tag)
+        self._is_frozen = False
 
     def __serve_build_asgi_app__(self) -> Any:
         """Called by Serve once the replica exists: plain ASGI, with no framework of Serve's in between."""
@@ -32,6 +34,12 @@ class PolicyServer:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called by Serve with every new ``user_config``, while requests are being answered."""
         await self._gateway.apply(user_config)
+        if not self._is_frozen:
+            # Ray, Serve and what is loaded are some 180,000 objects that live as long as the replica. A full pass of the collector over
+            # them took 150 ms when it was measured, in which no robot is answered; frozen, they are not walked again.
+            self._is_frozen = True
+            gc.collect()
+            gc.freeze()
 
     async def __del__(self) -> None:
         """Awaited by Serve when it ends a replica, after the last request: what is known here alone reaches the disk."""
