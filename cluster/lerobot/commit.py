@@ -18,10 +18,10 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.lerobot.digest import dataset_digest
+from cluster.lerobot.digest import dataset_digest, with_videos
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import INDEX_FEATURES, to_arrow, with_index_features
-from cluster.lerobot.layout import CHUNKS_SIZE, DATA_PATH, INFO_PATH
+from cluster.lerobot.layout import CHUNKS_SIZE, DATA_PATH, INFO_PATH, VIDEO_PATH
 from cluster.lerobot.metadata import DatasetSpec, flush, huggingface_schema, index_columns, starts, write_metadata
 from cluster.lerobot.shards import ShardEpisode
 
@@ -74,8 +74,9 @@ def commit(path: Path, staging: Path, episodes: Sequence[ShardEpisode], spec: Da
     try:
         tasks = list(dict.fromkeys(episode.task for episode in ordered))
         places = _write_data(partial, staging, ordered, spec, tasks)
-        digest = dataset_digest(spec.fps, (episode.digest for episode in ordered))
-        write_metadata(partial, ordered, places, spec, tasks, digest)
+        videos = _copy_videos(partial, ordered)
+        digest = dataset_digest(spec.fps, (with_videos(episode.digest, episode.videos) for episode in ordered))
+        write_metadata(partial, ordered, places, videos, spec, tasks, digest)
         _publish(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -119,6 +120,7 @@ def _write_data(
 ) -> list[tuple[int, int]]:
     """Copy every episode into the data files, with its index columns. Returns (chunk, file) of each episode."""
     features = with_index_features(spec.features)
+    features = tuple(feature for feature in features if feature.is_column)
     schema = pa.schema([pa.field(feature.name, feature.arrow_type) for feature in features]).with_metadata(huggingface_schema(features))
     integers = {feature.name: feature for feature in INDEX_FEATURES}
     shards: dict[str, pq.ParquetFile] = {}
@@ -136,6 +138,28 @@ def _write_data(
         files.close()
         for shard in shards.values():
             shard.close()
+    return places
+
+
+def _copy_videos(folder: Path, episodes: Sequence[ShardEpisode]) -> dict[tuple[str, Path], tuple[int, int]]:
+    """Copy the video files as they are, in the order in which the episodes name them. Returns (chunk, file) by feature and source.
+
+    One that is missing keeps its place: the metadata go on naming it.
+    """
+    places: dict[tuple[str, Path], tuple[int, int]] = {}
+    count: dict[str, int] = {}
+    for episode in episodes:
+        for key, clip in episode.videos.items():
+            if (key, clip.file) in places:
+                continue
+            chunk, place = places[key, clip.file] = divmod(count.get(key, 0), CHUNKS_SIZE)
+            count[key] = count.get(key, 0) + 1
+            if clip.file.is_file():
+                target = folder / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=place)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(clip.file, target)
+                with target.open("rb") as file:
+                    os.fsync(file.fileno())
     return places
 
 

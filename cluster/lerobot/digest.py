@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
-__all__ = ["dataset_digest", "episode_digest"]
+from cluster.lerobot.videos import VideoClip
+
+__all__ = ["dataset_digest", "episode_digest", "with_videos"]
 
 # Follow from the order of the episodes, or count frames: not values of their own.
 DERIVED = frozenset({"frame_index", "episode_index", "index", "task_index"})
@@ -20,6 +24,11 @@ def episode_digest(task: str, columns: Mapping[str, np.ndarray]) -> str:
     digest.update(json.dumps(task).encode())
     for name in sorted(set(columns) - DERIVED):
         values = np.ascontiguousarray(columns[name])
+        if values.dtype == object:  # encoded images
+            digest.update(json.dumps([name, "image", list(values.shape)]).encode())
+            for image in values:
+                digest.update(hashlib.sha256(image).digest())
+            continue
         values = values.astype(values.dtype.newbyteorder("<"), copy=False)
         digest.update(json.dumps([name, values.dtype.str, list(values.shape)]).encode())
         digest.update(values.tobytes())
@@ -33,3 +42,23 @@ def dataset_digest(fps: float, episodes: Iterable[str]) -> str:
     for episode in episodes:
         digest.update(bytes.fromhex(episode))
     return digest.hexdigest()
+
+
+def with_videos(episode: str, videos: Mapping[str, VideoClip]) -> str:
+    """The digest of an episode that has videos: its values', and of each clip the file's content and where in it the clip is."""
+    if not videos:
+        return episode
+    digest = hashlib.sha256(bytes.fromhex(episode))
+    for key in sorted(videos):
+        clip = videos[key]
+        digest.update(json.dumps([key, _content(clip.file), clip.from_timestamp_s, clip.to_timestamp_s]).encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _content(file: Path) -> str:
+    # Within one write or check the files stay as they are, and one file holds the clips of many episodes.
+    if not file.is_file():
+        return "missing"
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature, to_arrow, to_numpy
+from cluster.lerobot.videos import VideoClip, clips_from_json, clips_to_json
 
 __all__ = ["Episode", "episodes_to_table", "table_to_episodes"]
 
@@ -23,10 +25,12 @@ class Episode:
     task: str
     """What was attempted; LeRobot's task string."""
     columns: Mapping[str, np.ndarray]
-    """Frames of each feature. Shape (frames, *feature.shape), or (frames,) for a scalar."""
+    """Frames of each feature. Shape (frames, *feature.shape), or (frames,) for a scalar; of an image, its encoded files as ``bytes``."""
     about: Mapping[str, str | float | int | bool | None] = field(default_factory=dict)
-    """What else is known of it: columns of the episodes' metadata, the same for all episodes of a dataset. Not part of the digest, and
-    not of ``episodes_to_table``."""
+    """What else is known of it: columns of the episodes' metadata, the same for all episodes of a dataset. Not part of the
+    digest."""
+    videos: Mapping[str, VideoClip] = field(default_factory=dict)
+    """Its clip of each video feature."""
 
     @property
     def length(self) -> int:
@@ -36,10 +40,12 @@ class Episode:
     def check(self, features: Sequence[Feature]) -> None:
         """Raise ``DatasetError`` unless each feature is there in its shape, equally long, and finite."""
         for feature in features:
+            if not feature.is_column:
+                continue
             if feature.name not in self.columns:
                 raise DatasetError(f"episode {self.key}: the column {feature.name!r} is missing (columns: {', '.join(self.columns)})")
             values = np.asarray(self.columns[feature.name])
-            wanted = (self.length,) if feature.shape == (1,) else (self.length, *feature.shape)
+            wanted = (self.length,) if feature.shape == (1,) or feature.dtype == "image" else (self.length, *feature.shape)
             if values.shape != wanted:
                 raise DatasetError(f"episode {self.key}: {feature.name} has shape {values.shape}, {wanted} is wanted")
             if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -50,13 +56,15 @@ class Episode:
 
 
 def episodes_to_table(episodes: Sequence[Episode], features: Sequence[Feature]) -> pa.Table:
-    """One row per episode: ``key``, ``task`` and a list of frames for each feature."""
+    """One row per episode: ``key``, ``task``, ``about`` and ``videos`` as JSON, and a list of frames for each feature."""
     columns: dict[str, pa.Array] = {
         "key": pa.array([episode.key for episode in episodes], pa.string()),
         "task": pa.array([episode.task for episode in episodes], pa.string()),
+        "about": pa.array([json.dumps(dict(episode.about)) for episode in episodes], pa.string()),
+        "videos": pa.array([json.dumps(clips_to_json(episode.videos)) for episode in episodes], pa.string()),
     }
     offsets = pa.array(np.concatenate([[0], np.cumsum([episode.length for episode in episodes])]), pa.int32())
-    for feature in features:
+    for feature in _columns(features):
         frames = to_arrow(np.concatenate([episode.columns[feature.name] for episode in episodes]), feature)
         columns[feature.name] = pa.ListArray.from_arrays(offsets, frames)
     return pa.table(columns)
@@ -64,10 +72,17 @@ def episodes_to_table(episodes: Sequence[Episode], features: Sequence[Feature]) 
 
 def table_to_episodes(table: pa.Table, features: Sequence[Feature]) -> Iterator[Episode]:
     """The reverse."""
-    missing = [name for name in ("key", "task", *(feature.name for feature in features)) if name not in table.column_names]
+    own = _columns(features)
+    missing = [name for name in ("key", "task", *(feature.name for feature in own)) if name not in table.column_names]
     if missing:
         raise DatasetError(f"rows for a dataset must have the columns {', '.join(missing)} (they have: {', '.join(table.column_names)})")
+    said = {name: table[name].to_pylist() if name in table.column_names else ["{}"] * len(table) for name in ("about", "videos")}
     for row in range(len(table)):
         # One row's chunk, sliced: flattening it gives that episode's frames without a copy.
-        frames = {feature.name: to_numpy(table[feature.name].slice(row, 1).combine_chunks().flatten(), feature) for feature in features}
-        yield Episode(table["key"][row].as_py(), table["task"][row].as_py(), frames)
+        frames = {feature.name: to_numpy(table[feature.name].slice(row, 1).combine_chunks().flatten(), feature) for feature in own}
+        about, videos = json.loads(said["about"][row]), clips_from_json(json.loads(said["videos"][row]))
+        yield Episode(table["key"][row].as_py(), table["task"][row].as_py(), frames, about, videos)
+
+
+def _columns(features: Sequence[Feature]) -> list[Feature]:
+    return [feature for feature in features if feature.is_column]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ import pyarrow as pa
 from cluster.lerobot.errors import DatasetError
 
 __all__ = ["INDEX_FEATURES", "Feature", "to_arrow", "to_numpy", "with_index_features"]
+
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+"""How Hugging Face's ``datasets`` keeps an image in a column: the encoded file, and where it was."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Feature:
     """Name of each component; None: unnamed."""
     unit: str = ""
     """SI unit of each component; empty: dimensionless, or not said. Ours: LeRobot has none and leaves it alone."""
+    info: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What the format says of a video or image beside its shape (codec, pixel format, ...); passed on as it is."""
 
     @property
     def size(self) -> int:
@@ -35,12 +40,21 @@ class Feature:
 
     @property
     def is_visual(self) -> bool:
-        """Kept in video or image files, not in the data columns."""
+        """A video or an image: passed through in its encoded form, never decoded."""
         return self.dtype in ("video", "image")
 
     @property
+    def is_column(self) -> bool:
+        """In the data files; only videos are not."""
+        return self.dtype != "video"
+
+    @property
     def arrow_type(self) -> pa.DataType:
-        """Type of the column; nested lists for more than one axis."""
+        """Type of the column; nested lists for more than one axis. Raises ``ValueError`` for a video, which has no column."""
+        if self.dtype == "image":
+            return IMAGE_TYPE
+        if self.dtype == "video":
+            raise ValueError(f"{self.name} is a video")
         kind = pa.from_numpy_dtype(np.dtype(self.dtype))
         if self.shape == (1,):
             return kind
@@ -50,8 +64,8 @@ class Feature:
 
     def to_json(self) -> dict[str, Any]:
         """Entry in ``info.json``."""
-        entry = {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names) if self.names else None}
-        return entry | {"unit": self.unit} if self.unit else entry
+        entry: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names) if self.names else None}
+        return entry | ({"unit": self.unit} if self.unit else {}) | ({"info": dict(self.info)} if self.info else {})
 
     @classmethod
     def from_json(cls, name: str, entry: Mapping[str, Any], source: str) -> Feature:
@@ -63,9 +77,8 @@ class Feature:
             names = next(iter(names.values())) if isinstance(names, Mapping) and len(names) == 1 else names
             if not isinstance(names, Sequence) or isinstance(names, str):
                 names = None
-            return cls(
-                name, str(entry["dtype"]), shape, None if names is None else tuple(str(part) for part in names), str(entry.get("unit", ""))
-            )
+            parts = None if names is None else tuple(str(part) for part in names)
+            return cls(name, str(entry["dtype"]), shape, parts, str(entry.get("unit", "")), dict(entry.get("info") or {}))
         except (KeyError, TypeError, ValueError):
             raise DatasetError(f"{source}: the feature {name!r} needs dtype and shape, given {entry!r}"[:300]) from None
 
@@ -91,7 +104,7 @@ def with_index_features(features: Sequence[Feature]) -> tuple[Feature, ...]:
         raise DatasetError("two features have the same name")
     for feature in every:
         if feature.is_visual:
-            raise DatasetError(f"feature {feature.name!r}: {feature.dtype} features cannot be written; give numeric ones")
+            continue
         try:
             np.dtype(feature.dtype)
         except TypeError:
@@ -104,7 +117,12 @@ def with_index_features(features: Sequence[Feature]) -> tuple[Feature, ...]:
 
 
 def to_arrow(values: np.ndarray, feature: Feature) -> pa.Array:
-    """Frames of one feature as an Arrow column. Shape (frames, *feature.shape), or (frames,) for a scalar."""
+    """Frames of one feature as an Arrow column. Shape (frames, *feature.shape), or (frames,) for a scalar.
+
+    Images are encoded files, one ``bytes`` a frame. Shape (frames,), of objects.
+    """
+    if feature.dtype == "image":
+        return pa.array([{"bytes": image, "path": None} for image in values], IMAGE_TYPE)
     flat = np.ascontiguousarray(values, dtype=feature.dtype).reshape(-1)
     column = pa.array(flat)
     if feature.shape == (1,):
@@ -117,6 +135,8 @@ def to_arrow(values: np.ndarray, feature: Feature) -> pa.Array:
 def to_numpy(column: pa.Array | pa.ChunkedArray, feature: Feature) -> np.ndarray:
     """The reverse. Shape (frames, *feature.shape), or (frames,) for a scalar; also from lists of variable length that happen to fit."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if feature.dtype == "image":
+        return _images(array, feature)
     frames = len(array)
     while pa.types.is_nested(array.type):
         array = array.flatten()
@@ -124,3 +144,13 @@ def to_numpy(column: pa.Array | pa.ChunkedArray, feature: Feature) -> np.ndarray
     if values.size != frames * feature.size:
         raise DatasetError(f"column {feature.name!r}: {values.size} numbers in {frames} frames, {feature.size} a frame are wanted")
     return values if feature.shape == (1,) else values.reshape(frames, *feature.shape)
+
+
+def _images(array: pa.Array, feature: Feature) -> np.ndarray:
+    """Encoded images, one ``bytes`` a frame. Shape (frames,), of objects."""
+    encoded = array.field("bytes") if pa.types.is_struct(array.type) and array.type.get_field_index("bytes") >= 0 else array
+    if not (pa.types.is_binary(encoded.type) or pa.types.is_large_binary(encoded.type)) or encoded.null_count:
+        raise DatasetError(f"column {feature.name!r}: an image that is not stored as its encoded file in the column cannot be read")
+    images = np.empty(len(encoded), dtype=object)
+    images[:] = encoded.to_pylist()
+    return images

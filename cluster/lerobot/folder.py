@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.lerobot.commit import check_target, clear_leftovers, commit, staging_folder
-from cluster.lerobot.digest import dataset_digest, episode_digest
+from cluster.lerobot.digest import dataset_digest, episode_digest, with_videos
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature, to_numpy, with_index_features
@@ -80,12 +80,14 @@ def compute_digest(path: str | Path) -> str:
     info = load_info(path)
     digests = []
     for file, own in files_of(list(info.episodes)).items():
-        table = _read_file(info, file, own, list(info.columns))
+        stored = [name for name, feature in info.features.items() if feature.is_column]
+        table = _read_file(info, file, own, stored)
         of_frame = table["episode_index"].to_numpy()
         for episode in own:
             rows = table.filter(pa.array(of_frame == episode.index)).sort_by("frame_index")
-            columns = {name: to_numpy(rows[name], info.features[name]) for name in info.columns}
-            digests.append((episode.index, episode_digest(episode.tasks[0] if episode.tasks else "", columns)))
+            columns = {name: to_numpy(rows[name], info.features[name]) for name in stored}
+            digest = episode_digest(episode.tasks[0] if episode.tasks else "", columns)
+            digests.append((episode.index, with_videos(digest, episode.videos)))
     return dataset_digest(info.fps, (digest for _, digest in sorted(digests)))
 
 

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature
 from cluster.lerobot.layout import ABOUT, EPISODES_FOLDER, GAITWAY_PATH, INFO_PATH, TASKS_PATH
+from cluster.lerobot.videos import VideoClip
 
-__all__ = ["DatasetInfo", "EpisodeInfo", "load_info"]
+__all__ = ["DatasetInfo", "EpisodeInfo", "file_inside", "load_info"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class EpisodeInfo:
     to_index: int
     about: Mapping[str, Any] = field(default_factory=dict)
     """What else is known of it, where it was written so (``Episode.about``)."""
+    videos: Mapping[str, VideoClip] = field(default_factory=dict)
+    """Its clip of each video feature that the metadata name."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class DatasetInfo:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns in the data files: every feature but videos and images."""
+        """Names of the numeric columns in the data files: every feature but videos and images."""
         return tuple(name for name, feature in self.features.items() if not feature.is_visual)
 
     @property
@@ -123,7 +126,7 @@ def load_info(path: str | Path) -> DatasetInfo:
     if not fps > 0:
         raise DatasetError(f"{path / INFO_PATH}: fps is {fps}; it must be above 0")
     features = {name: Feature.from_json(name, entry, str(path / INFO_PATH)) for name, entry in entries.items()}
-    rows = _episode_rows(path)
+    episodes = _episodes(path, _episode_rows(path), template, _video_templates(features, info))
     return DatasetInfo(
         path=path,
         version=version,
@@ -131,8 +134,8 @@ def load_info(path: str | Path) -> DatasetInfo:
         fps=fps,
         features=features,
         tasks=_tasks(path),
-        episodes=_episodes(path, rows, template),
-        missing_videos=_missing_videos(path, rows, features, info.get("video_path")),
+        episodes=episodes,
+        missing_videos=_missing_videos(episodes),
         gaitway=_read_json(path, GAITWAY_PATH) if (path / GAITWAY_PATH).exists() else {},
     )
 
@@ -173,11 +176,11 @@ def _episode_rows(path: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["episode_index"])
 
 
-def _episodes(path: Path, rows: Sequence[dict[str, Any]], template: str) -> tuple[EpisodeInfo, ...]:
+def _episodes(path: Path, rows: Sequence[dict[str, Any]], template: str, videos: Mapping[str, str]) -> tuple[EpisodeInfo, ...]:
     episodes = []
     for row in rows:
         try:
-            data_file = path / template.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+            data_file = file_inside(path, template, chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
             episode = EpisodeInfo(
                 row["episode_index"],
                 row["length"],
@@ -186,6 +189,7 @@ def _episodes(path: Path, rows: Sequence[dict[str, Any]], template: str) -> tupl
                 row["dataset_from_index"],
                 row["dataset_to_index"],
                 {name.removeprefix(ABOUT): value for name, value in row.items() if name.startswith(ABOUT)},
+                _clips(path, row, videos),
             )
         except (KeyError, IndexError, TypeError) as error:
             raise DatasetError(f"{path / EPISODES_FOLDER}: an episode's row lacks {error}") from None
@@ -203,16 +207,42 @@ def _tasks(path: Path) -> tuple[str, ...]:
     return tuple(str(found[index]) for index in sorted(found))
 
 
-def _missing_videos(path: Path, rows: Sequence[dict[str, Any]], features: Mapping[str, Feature], template: str | None) -> tuple[Path, ...]:
-    missing: dict[Path, None] = {}
-    for name, feature in features.items():
-        if feature.dtype != "video" or not template:
+def file_inside(folder: Path, template: str, **places: Any) -> Path:
+    """The file that a path template of the metadata names.
+
+    Raises:
+        DatasetError: it would lie outside the folder: metadata that somebody else wrote must not make us read other files.
+    """
+    try:
+        name = template.format(**places)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise DatasetError(f"{folder / INFO_PATH}: the path {template!r} cannot be filled in with {', '.join(places)}: {error}") from None
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DatasetError(f"{folder / INFO_PATH}: the path {name!r} leads out of the dataset's folder; only files inside it are read")
+    return folder / name
+
+
+def _video_templates(features: Mapping[str, Feature], info: Mapping[str, Any]) -> dict[str, str]:
+    template = info.get("video_path")
+    return {name: str(template) for name, feature in features.items() if feature.dtype == "video" and template}
+
+
+def _clips(path: Path, row: Mapping[str, Any], templates: Mapping[str, str]) -> dict[str, VideoClip]:
+    clips = {}
+    for key, template in templates.items():
+        prefix = f"videos/{key}"
+        if None in (row.get(f"{prefix}/chunk_index"), row.get(f"{prefix}/file_index")):
             continue
-        for row in rows:
-            place = row.get(f"videos/{name}/chunk_index"), row.get(f"videos/{name}/file_index")
-            if None in place:
-                continue
-            file = path / template.format(video_key=name, chunk_index=place[0], file_index=place[1])
-            if not file.is_file():
-                missing[file] = None
-    return tuple(missing)
+        file = file_inside(path, template, video_key=key, chunk_index=row[f"{prefix}/chunk_index"], file_index=row[f"{prefix}/file_index"])
+        start, end = row.get(f"{prefix}/from_timestamp") or 0.0, row.get(f"{prefix}/to_timestamp") or 0.0
+        clips[key] = VideoClip(file, start, end)
+    return clips
+
+
+def _missing_videos(episodes: Sequence[EpisodeInfo]) -> tuple[Path, ...]:
+    named = dict.fromkeys(clip.file for key in _video_keys(episodes) for episode in episodes if (clip := episode.videos.get(key)))
+    return tuple(file for file in named if not file.is_file())
+
+
+def _video_keys(episodes: Sequence[EpisodeInfo]) -> list[str]:
+    return list(dict.fromkeys(key for episode in episodes for key in episode.videos))

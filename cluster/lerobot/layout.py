@@ -13,6 +13,7 @@ __all__ = [
     "STATS_PATH",
     "TASKS_PATH",
     "VERSION",
+    "VIDEO_PATH",
 ]
 
 VERSION = "v3.0"
@@ -23,6 +24,7 @@ STATS_PATH = "meta/stats.json"
 TASKS_PATH = "meta/tasks.parquet"
 EPISODES_FOLDER = "meta/episodes"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 ABOUT = "gaitway/"
 """Ours: prefix of the columns of the episodes table that say what else is known of an episode. LeRobot keeps them."""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature, with_index_features
-from cluster.lerobot.layout import ABOUT, CHUNKS_SIZE, DATA_PATH, EPISODES_PATH, GAITWAY_PATH, INFO_PATH, STATS_PATH, TASKS_PATH, VERSION
+from cluster.lerobot.layout import ABOUT, CHUNKS_SIZE, DATA_PATH, EPISODES_PATH, GAITWAY_PATH, INFO_PATH, STATS_PATH, TASKS_PATH, VERSION, VIDEO_PATH
 from cluster.lerobot.shards import ShardEpisode
 from cluster.lerobot.split import split_episodes
 from cluster.lerobot.statistics import Statistics
@@ -49,7 +49,13 @@ class DatasetSpec:
 
 
 def write_metadata(
-    folder: Path, episodes: Sequence[ShardEpisode], places: Sequence[tuple[int, int]], spec: DatasetSpec, tasks: list[str], digest: str
+    folder: Path,
+    episodes: Sequence[ShardEpisode],
+    places: Sequence[tuple[int, int]],
+    videos: Mapping[tuple[str, Path], tuple[int, int]],
+    spec: DatasetSpec,
+    tasks: list[str],
+    digest: str,
 ) -> None:
     """Write everything under ``meta/``.
 
@@ -57,11 +63,13 @@ def write_metadata(
         folder: the dataset folder in the making; its data files are written already.
         episodes: in episode order.
         places: (chunk, file) of each episode's data.
+        videos: (chunk, file) of each video feature's source file.
         spec: what the dataset is.
         tasks: task strings by task index.
         digest: of the values.
     """
     features = with_index_features(spec.features)
+    measured = [feature for feature in features if not feature.is_visual]
     rows, statistics = [], []
     for index, (start, episode) in enumerate(starts(episodes)):
         derived = index_columns(index, start, episode.length, tasks.index(episode.task))
@@ -76,13 +84,14 @@ def write_metadata(
                 "data/file_index": places[index][1],
                 "dataset_from_index": start,
                 "dataset_to_index": start + episode.length,
-                **{f"stats/{feature.name}/{key}": value for feature in features for key, value in own[feature.name].to_json().items()},
+                **_video_columns(episode, videos),
+                **{f"stats/{feature.name}/{key}": value for feature in measured for key, value in own[feature.name].to_json().items()},
                 "meta/episodes/chunk_index": 0,
                 "meta/episodes/file_index": 0,
                 **{f"{ABOUT}{name}": value for name, value in episode.about.items()},
             }
         )
-    total = {feature.name: Statistics.combined([own[feature.name] for own in statistics]).to_json() for feature in features}
+    total = {feature.name: Statistics.combined([own[feature.name] for own in statistics]).to_json() for feature in measured}
     info = {
         "codebase_version": VERSION,
         "robot_type": spec.robot_type,
@@ -95,7 +104,7 @@ def write_metadata(
         "fps": int(spec.fps),
         "splits": {"train": f"0:{len(episodes)}"},
         "data_path": DATA_PATH,
-        "video_path": None,
+        "video_path": VIDEO_PATH if any(feature.dtype == "video" for feature in features) else None,
         "features": {feature.name: feature.to_json() for feature in features},
     }
     split = split_episodes([episode.task for episode in episodes], spec.validation_fraction, spec.seed)
@@ -117,6 +126,19 @@ def write_metadata(
             json.dump(content, file, indent=4)
             file.write("\n")
             flush(file)
+
+
+def _video_columns(episode: ShardEpisode, places: Mapping[tuple[str, Path], tuple[int, int]]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for key, clip in episode.videos.items():
+        chunk, file = places[key, clip.file]
+        columns |= {
+            f"videos/{key}/chunk_index": chunk,
+            f"videos/{key}/file_index": file,
+            f"videos/{key}/from_timestamp": clip.from_timestamp_s,
+            f"videos/{key}/to_timestamp": clip.to_timestamp_s,
+        }
+    return columns
 
 
 def index_columns(episode: int, start: int, length: int, task: int) -> dict[str, np.ndarray]:
@@ -142,6 +164,9 @@ def huggingface_schema(features: Sequence[Feature]) -> dict[bytes, bytes]:
     """The schema metadata by which Hugging Face's ``datasets`` knows the column types."""
     described: dict[str, Any] = {}
     for feature in features:
+        if feature.dtype == "image":
+            described[feature.name] = {"_type": "Image"}
+            continue
         entry: dict[str, Any] = {"dtype": feature.dtype, "_type": "Value"}
         if feature.shape != (1,):
             for length in reversed(feature.shape):

@@ -17,6 +17,7 @@ from cluster.lerobot.episodes import Episode
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import INDEX_FEATURES, Feature, to_arrow
 from cluster.lerobot.statistics import Statistics
+from cluster.lerobot.videos import VideoClip
 
 __all__ = ["ShardEpisode", "count_staged_episodes", "write_shard"]
 
@@ -33,6 +34,7 @@ class ShardEpisode:
     digest: str
     statistics: dict[str, Statistics]
     about: Mapping[str, Any] = field(default_factory=dict)
+    videos: Mapping[str, VideoClip] = field(default_factory=dict)
 
 
 def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Feature], fps: int) -> list[ShardEpisode]:
@@ -47,7 +49,8 @@ def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Fe
     Raises:
         DatasetError: an episode does not fit the features.
     """
-    features = [feature for feature in features if feature.name == "timestamp" or feature not in INDEX_FEATURES]
+    derived = {feature.name for feature in INDEX_FEATURES} - {"timestamp"}
+    features = [feature for feature in features if feature.is_column and feature.name not in derived]
     schema = pa.schema([pa.field(feature.name, feature.arrow_type) for feature in features])
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{uuid.uuid4().hex}.parquet"
@@ -61,10 +64,10 @@ def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Fe
                 complete = replace(episode, columns=columns)
                 complete.check(features)
                 # The stored element types, so that the digest is of what a reader will see.
-                columns = {feature.name: np.asarray(columns[feature.name], dtype=feature.dtype) for feature in features}
+                columns = {feature.name: _stored(columns[feature.name], feature) for feature in features}
                 table = pa.table([to_arrow(columns[feature.name], feature) for feature in features], schema=schema)
                 writer.write_table(table, row_group_size=len(table))
-                statistics = {feature.name: Statistics.of(columns[feature.name]) for feature in features}
+                statistics = {feature.name: Statistics.of(columns[feature.name]) for feature in features if not feature.is_visual}
                 written.append(
                     ShardEpisode(
                         "",
@@ -75,6 +78,7 @@ def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Fe
                         episode_digest(episode.task, columns),
                         statistics,
                         episode.about,
+                        episode.videos,
                     )
                 )
         # The number of episodes is in the name, so that whoever watches the folder can count them.
@@ -83,6 +87,10 @@ def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Fe
     finally:
         temporary.unlink(missing_ok=True)
     return [replace(part, shard=name) for part in written]
+
+
+def _stored(values: np.ndarray, feature: Feature) -> np.ndarray:
+    return np.asarray(values, dtype=object if feature.dtype == "image" else feature.dtype)
 
 
 def count_staged_episodes(folder: Path) -> int:

@@ -236,8 +236,6 @@ def test_what_cannot_be_a_dataset_is_refused_before_anything_is_written():
         spec(features=(Feature("x", "float32", (2,), ("one",)),))
     with pytest.raises(DatasetError, match="'float99' is not a NumPy element type"):
         spec(features=(Feature("x", "float99", (2,)),))
-    with pytest.raises(DatasetError, match="video features cannot be written"):
-        spec(features=(Feature("x", "video", (2, 2, 3)),))
 
 
 def damage_info(path, **changes):
