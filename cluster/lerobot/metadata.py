@@ -16,7 +16,18 @@ import pyarrow.parquet as pq
 
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature, with_index_features
-from cluster.lerobot.layout import ABOUT, CHUNKS_SIZE, DATA_PATH, EPISODES_PATH, GAITWAY_PATH, INFO_PATH, STATS_PATH, TASKS_PATH, VERSION, VIDEO_PATH
+from cluster.lerobot.layout import (
+    ABOUT,
+    CHUNKS_SIZE,
+    DATA_PATH,
+    EPISODES_PATH,
+    GAITWAY_PATH,
+    INFO_PATH,
+    STATS_PATH,
+    TASKS_PATH,
+    VERSION,
+    VIDEO_PATH,
+)
 from cluster.lerobot.shards import ShardEpisode
 from cluster.lerobot.split import split_episodes
 from cluster.lerobot.statistics import Statistics
