@@ -24,6 +24,7 @@ from cluster.lerobot.features import INDEX_FEATURES, to_arrow, with_index_featur
 from cluster.lerobot.layout import CHUNKS_SIZE, DATA_PATH, INFO_PATH, VIDEO_PATH
 from cluster.lerobot.metadata import DatasetSpec, flush, huggingface_schema, index_columns, starts, write_metadata
 from cluster.lerobot.shards import ShardEpisode
+from cluster.lerobot.split import complete_split, without_held_out_copies
 
 __all__ = ["check_target", "clear_leftovers", "commit", "staging_folder"]
 
@@ -59,12 +60,17 @@ def _staging_prefix(path: Path) -> str:
 def commit(path: Path, staging: Path, episodes: Sequence[ShardEpisode], spec: DatasetSpec, overwrite: bool = False) -> str:
     """Number the episodes by their keys, write data files and metadata, and publish the folder. Returns the dataset's digest.
 
+    Changed copies of episodes that are held out are left behind.
+
     Raises:
         DatasetError: there are no episodes, two have one key, or ``path`` is taken.
     """
     if not episodes:
         raise DatasetError(f"{path}: there are no episodes to write")
-    ordered = sorted(episodes, key=lambda episode: episode.key)
+    everything = sorted(episodes, key=lambda episode: episode.key)
+    sides = complete_split(everything, spec.validation_fraction, spec.seed)
+    ordered = without_held_out_copies(everything, sides)
+    split = {side: [index for index, episode in enumerate(ordered) if sides[episode.key] == side] for side in ("train", "validation")}
     for first, second in itertools.pairwise(ordered):
         if first.key == second.key:
             raise DatasetError(f"{path}: two episodes have the key {first.key!r}")
@@ -76,7 +82,7 @@ def commit(path: Path, staging: Path, episodes: Sequence[ShardEpisode], spec: Da
         places = _write_data(partial, staging, ordered, spec, tasks)
         videos = _copy_videos(partial, ordered)
         digest = dataset_digest(spec.fps, (with_videos(episode.digest, episode.videos) for episode in ordered))
-        write_metadata(partial, ordered, places, videos, spec, tasks, digest)
+        write_metadata(partial, ordered, places, videos, spec, tasks, split, digest)
         _publish(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -31,6 +31,10 @@ class Episode:
     digest."""
     videos: Mapping[str, VideoClip] = field(default_factory=dict)
     """Its clip of each video feature."""
+    split: str = ""
+    """``train`` or ``validation`` where that is settled; empty: to be drawn when the dataset is written."""
+    origin: str = ""
+    """Key of the episode that this one is a changed copy of; empty: it is no copy. A copy never stands on the other side of the split."""
 
     @property
     def length(self) -> int:
@@ -56,16 +60,18 @@ class Episode:
 
 
 def episodes_to_table(episodes: Sequence[Episode], features: Sequence[Feature]) -> pa.Table:
-    """One row per episode: ``key``, ``task``, ``about`` and ``videos`` as JSON, and a list of frames for each feature."""
+    """One row per episode: ``key``, ``task``, ``about`` and ``videos`` as JSON, ``split``, ``origin``, and a list of frames for each feature."""
     columns: dict[str, pa.Array] = {
         "key": pa.array([episode.key for episode in episodes], pa.string()),
         "task": pa.array([episode.task for episode in episodes], pa.string()),
         "about": pa.array([json.dumps(dict(episode.about)) for episode in episodes], pa.string()),
         "videos": pa.array([json.dumps(clips_to_json(episode.videos)) for episode in episodes], pa.string()),
+        "split": pa.array([episode.split for episode in episodes], pa.string()),
+        "origin": pa.array([episode.origin for episode in episodes], pa.string()),
     }
     offsets = pa.array(np.concatenate([[0], np.cumsum([episode.length for episode in episodes])]), pa.int32())
     for feature in _columns(features):
-        frames = to_arrow(np.concatenate([episode.columns[feature.name] for episode in episodes]), feature)
+        frames = to_arrow(np.concatenate([episode.columns[feature.name] for episode in episodes] or [_no_frames(feature)]), feature)
         columns[feature.name] = pa.ListArray.from_arrays(offsets, frames)
     return pa.table(columns)
 
@@ -76,12 +82,18 @@ def table_to_episodes(table: pa.Table, features: Sequence[Feature]) -> Iterator[
     missing = [name for name in ("key", "task", *(feature.name for feature in own)) if name not in table.column_names]
     if missing:
         raise DatasetError(f"rows for a dataset must have the columns {', '.join(missing)} (they have: {', '.join(table.column_names)})")
-    said = {name: table[name].to_pylist() if name in table.column_names else ["{}"] * len(table) for name in ("about", "videos")}
+    absent = {"about": "{}", "videos": "{}", "split": "", "origin": ""}
+    said = {name: table[name].to_pylist() if name in table.column_names else [text] * len(table) for name, text in absent.items()}
     for row in range(len(table)):
         # One row's chunk, sliced: flattening it gives that episode's frames without a copy.
         frames = {feature.name: to_numpy(table[feature.name].slice(row, 1).combine_chunks().flatten(), feature) for feature in own}
         about, videos = json.loads(said["about"][row]), clips_from_json(json.loads(said["videos"][row]))
-        yield Episode(table["key"][row].as_py(), table["task"][row].as_py(), frames, about, videos)
+        key, task = table["key"][row].as_py(), table["task"][row].as_py()
+        yield Episode(key, task, frames, about, videos, said["split"][row], said["origin"][row])
+
+
+def _no_frames(feature: Feature) -> np.ndarray:
+    return np.empty(0, object) if feature.dtype == "image" else np.empty((0, *feature.shape), feature.dtype)
 
 
 def _columns(features: Sequence[Feature]) -> list[Feature]:

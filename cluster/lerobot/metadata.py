@@ -29,7 +29,6 @@ from cluster.lerobot.layout import (
     VIDEO_PATH,
 )
 from cluster.lerobot.shards import ShardEpisode
-from cluster.lerobot.split import split_episodes
 from cluster.lerobot.statistics import Statistics
 
 __all__ = ["DatasetSpec", "flush", "huggingface_schema", "index_columns", "starts", "write_metadata"]
@@ -66,6 +65,7 @@ def write_metadata(
     videos: Mapping[tuple[str, Path], tuple[int, int]],
     spec: DatasetSpec,
     tasks: list[str],
+    split: Mapping[str, list[int]],
     digest: str,
 ) -> None:
     """Write everything under ``meta/``.
@@ -77,6 +77,7 @@ def write_metadata(
         videos: (chunk, file) of each video feature's source file.
         spec: what the dataset is.
         tasks: task strings by task index.
+        split: episode indices by side.
         digest: of the values.
     """
     features = with_index_features(spec.features)
@@ -118,18 +119,19 @@ def write_metadata(
         "video_path": VIDEO_PATH if any(feature.dtype == "video" for feature in features) else None,
         "features": {feature.name: feature.to_json() for feature in features},
     }
-    split = split_episodes([episode.task for episode in episodes], spec.validation_fraction, spec.seed)
     gaitway = {
         "schema_version": 1,
         "digest": digest,
-        "split": split,
+        "split": dict(split),
         "validation_fraction": spec.validation_fraction,
         "split_seed": spec.seed,
         **spec.provenance,
     }
     episodes_path = folder / EPISODES_PATH.format(chunk_index=0, file_index=0)
     episodes_path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), episodes_path)
+    # Episodes from several sources may know different things: a column of any is a column of all.
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), episodes_path)
     # LeRobot reads this one with pandas and looks tasks up by its index.
     pd.DataFrame({"task_index": range(len(tasks))}, index=pd.Index(tasks, name="task")).to_parquet(folder / TASKS_PATH)
     for name, content in ((INFO_PATH, info), (STATS_PATH, total), (GAITWAY_PATH, gaitway)):

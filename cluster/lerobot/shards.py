@@ -35,6 +35,8 @@ class ShardEpisode:
     statistics: dict[str, Statistics]
     about: Mapping[str, Any] = field(default_factory=dict)
     videos: Mapping[str, VideoClip] = field(default_factory=dict)
+    split: str = ""
+    origin: str = ""
 
 
 def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Feature], fps: int) -> list[ShardEpisode]:
@@ -79,6 +81,8 @@ def write_shard(folder: Path, episodes: Iterable[Episode], features: Sequence[Fe
                         statistics,
                         episode.about,
                         episode.videos,
+                        episode.split,
+                        episode.origin,
                     )
                 )
         # The number of episodes is in the name, so that whoever watches the folder can count them.

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["split_episodes"]
+from cluster.lerobot.shards import ShardEpisode
+
+__all__ = ["complete_split", "split_episodes", "without_held_out_copies"]
 
 
 def split_episodes(tasks: Sequence[str], validation_fraction: float, seed: int) -> dict[str, list[int]]:
@@ -30,3 +32,30 @@ def split_episodes(tasks: Sequence[str], validation_fraction: float, seed: int) 
         validation += random.permutation(episodes)[:held_out].tolist()
     chosen = set(validation)
     return {"train": [index for index in range(len(tasks)) if index not in chosen], "validation": sorted(validation)}
+
+
+def complete_split(episodes: Sequence[ShardEpisode], validation_fraction: float, seed: int) -> dict[str, str]:
+    """Side of every episode by key: as settled, else drawn. An episode and its copies are drawn together, as one.
+
+    Args:
+        episodes: in the order of their keys.
+        validation_fraction: see ``split_episodes``.
+        seed: of the draw.
+    """
+    sides = {episode.key: episode.split for episode in episodes if episode.split}
+    open_ = [episode for episode in episodes if not episode.split]
+    roots: dict[str, str] = {}  # original -> task, in the order in which they come
+    for episode in open_:
+        roots.setdefault(episode.origin or episode.key, episode.task)
+    drawn = split_episodes(list(roots.values()), validation_fraction, seed)
+    held_out = {list(roots)[index] for index in drawn["validation"]}
+    for episode in open_:
+        root = episode.origin or episode.key
+        sides[episode.key] = sides.get(root) or ("validation" if root in held_out else "train")
+    return sides
+
+
+def without_held_out_copies(episodes: Sequence[ShardEpisode], sides: dict[str, str]) -> list[ShardEpisode]:
+    """All but the changed copies of validation episodes, which would be measured in place of what was recorded."""
+    keys = {episode.key for episode in episodes}
+    return [episode for episode in episodes if not (sides[episode.key] == "validation" and episode.origin in keys)]

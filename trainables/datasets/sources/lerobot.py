@@ -1,0 +1,140 @@
+"""LeRobot v3.0 folders as a source: read a row group at a time, so that a process holds one of them and one episode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.lerobot.episodes import Episode
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import INDEX_FEATURES, Feature, to_numpy
+from cluster.lerobot.folder import files_of
+from cluster.lerobot.info import EpisodeInfo, load_info
+from trainables.datasets.sources.base import Piece, Source
+
+__all__ = ["LeRobotSource", "open_lerobot"]
+
+PIECE_BYTES = 32 * 2**20
+"""About how much of a file one task reads, encoded: enough to be worth a task, little enough to give every core some."""
+INDEX_NAMES = frozenset(feature.name for feature in INDEX_FEATURES) - {"timestamp"}
+
+
+@dataclass(frozen=True)
+class LeRobotSource(Source):
+    """See ``open_lerobot``."""
+
+    format: ClassVar[str] = "lerobot"
+    episodes: tuple[EpisodeInfo, ...] = ()
+    validation: frozenset[int] = frozenset()
+    """Episodes that the dataset holds out."""
+    has_split: bool = False
+    digest: str | None = None
+    """As recorded; None for a dataset from elsewhere."""
+    tasks: tuple[str, ...] = ()
+
+    def pieces(self) -> Sequence[Piece]:
+        """Files, the large ones in runs of whole episodes."""
+        pieces = []
+        for file, episodes in files_of(self.episodes).items():
+            parts = max(1, min(len(episodes), file.stat().st_size // PIECE_BYTES))
+            for part in np.array_split(np.arange(len(episodes)), parts):
+                chosen = tuple(episodes[index] for index in part)
+                pieces.append(Piece(file, tuple(episode.index for episode in chosen), sum(episode.length for episode in chosen)))
+        return pieces
+
+    def read(self, piece: Piece) -> Iterator[Episode]:
+        """See ``Source.read``; the key is the episode's number."""
+        wanted = {episode.index: episode for episode in self.episodes if episode.index in set(piece.episodes)}
+        stored = [feature for feature in self.features if feature.is_column]
+        names = [*(feature.name for feature in stored), "episode_index", "frame_index"]
+        parts: dict[int, list[pa.Table]] = {}
+        for table in _tables(piece.file, names, min(wanted), max(wanted)):
+            numbers = table["episode_index"].to_numpy()
+            for index in np.unique(numbers).tolist():
+                if index not in wanted:
+                    continue
+                # A copy: a slice would keep the whole row group alive until the episode's last frame is there.
+                rows = table.filter(pa.array(numbers == index)) if len(table) > np.count_nonzero(numbers == index) else table
+                parts.setdefault(index, []).append(rows)
+                if sum(map(len, parts[index])) >= wanted[index].length:
+                    yield self._episode(wanted.pop(index), pa.concat_tables(parts.pop(index)), stored, piece.file)
+        if wanted:
+            index, episode = min(wanted.items())
+            found = sum(map(len, parts.get(index, [])))
+            raise DatasetError(f"{piece.file}: episode {index} has {found} frames of the {episode.length} that the metadata name")
+
+    def _episode(self, episode: EpisodeInfo, table: pa.Table, stored: Sequence[Feature], file: Path) -> Episode:
+        if len(table) != episode.length:
+            raise DatasetError(
+                f"{file}: episode {episode.index} has {len(table)} frames, more than the {episode.length} that the metadata name"
+            )
+        frame = table["frame_index"].to_numpy()
+        if (np.diff(frame) < 0).any():
+            table = table.take(pa.array(np.argsort(frame, kind="stable")))
+        try:
+            columns = {feature.name: to_numpy(table[feature.name], feature) for feature in stored}
+        except DatasetError as error:
+            raise DatasetError(f"{file}: episode {episode.index}: {error}") from None
+        split = ("validation" if episode.index in self.validation else "train") if self.has_split else ""
+        task = episode.tasks[0] if episode.tasks else ""
+        return Episode(f"{episode.index:07d}", task, columns, episode.about, episode.videos, split)
+
+
+def open_lerobot(path: Path, episodes: Sequence[int] | None = None) -> LeRobotSource:
+    """A LeRobot v3.0 folder, ours or anybody's.
+
+    Args:
+        path: the folder.
+        episodes: only these; None: all.
+
+    Raises:
+        DatasetError: it is no readable dataset, or has no such episode.
+    """
+    info = load_info(path)
+    if not float(info.fps).is_integer():
+        raise DatasetError(f"{path}: fps is {info.fps}; a whole number of frames a second is wanted")
+    features = tuple(feature for name, feature in info.features.items() if name not in INDEX_NAMES)
+    split = bool(info.gaitway.get("split"))
+    return LeRobotSource(
+        path=path,
+        fps=int(info.fps),
+        features=features,
+        robot_type=info.robot_type,
+        gaitway=info.gaitway,
+        missing_videos=info.missing_videos,
+        episodes=tuple(info.select(episodes=episodes)),
+        validation=frozenset(info.splits.get("validation", ())) if split else frozenset(),
+        has_split=split,
+        digest=info.digest,
+        tasks=info.tasks,
+    )
+
+
+def _tables(file: Path, names: list[str], first: int, last: int) -> Iterator[pa.Table]:
+    """The row groups of a file that may hold some of the episodes ``first`` to ``last``."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            missing = [name for name in names if name not in parquet.schema_arrow.names]
+            if missing:
+                raise DatasetError(f"{file}: the column {missing[0]!r} is missing (columns: {', '.join(parquet.schema_arrow.names)})")
+            for number in range(parquet.num_row_groups):
+                if not _may_hold(parquet.metadata.row_group(number), first, last):
+                    continue
+                yield parquet.read_row_group(number, columns=names, use_threads=False).replace_schema_metadata(None)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file}: not readable parquet: {' '.join(str(error).split())[:120]}") from None
+
+
+def _may_hold(group: pq.RowGroupMetaData, first: int, last: int) -> bool:
+    for place in range(group.num_columns):
+        column = group.column(place)
+        if column.path_in_schema == "episode_index":
+            statistics = column.statistics
+            return statistics is None or not statistics.has_min_max or (statistics.max >= first and statistics.min <= last)
+    return True
