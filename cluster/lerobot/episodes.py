@@ -60,7 +60,7 @@ class Episode:
 
 
 def episodes_to_table(episodes: Sequence[Episode], features: Sequence[Feature]) -> pa.Table:
-    """One row per episode: ``key``, ``task``, ``about`` and ``videos`` as JSON, ``split``, ``origin``, and a list of frames for each feature."""
+    """One row per episode: ``key``, ``task``, ``about`` and ``videos`` as JSON, ``split``, ``origin``, and its frames of each feature."""
     columns: dict[str, pa.Array] = {
         "key": pa.array([episode.key for episode in episodes], pa.string()),
         "task": pa.array([episode.task for episode in episodes], pa.string()),
