@@ -8,6 +8,7 @@ for one motion file and keeps the result among the named datasets.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Config as BaseConfig
 from cluster.config import parse_config
-from cluster.errors import GaitwayError, UsageError
+from cluster.errors import GaitwayError
 from cluster.progress import Progress
 from cluster.settings import Settings
 from cluster.stage import StageContext, stage_main
@@ -105,7 +106,7 @@ def import_motion(
     """Make a named dataset of one motion file: retarget it, play it on physics, keep what the task observed and the targets.
 
     Args:
-        settings: the dataset goes to ``<shared storage>/datasets/<name>``.
+        settings: the dataset becomes a version of ``<shared storage>/datasets/<name>``.
         path: the motion file.
         robot: robot that shall follow it.
         name: name of the dataset and of its task; None: the file's stem.
@@ -115,18 +116,17 @@ def import_motion(
         progress: where to report.
 
     Returns:
-        As ``run``.
+        As ``run``, and ``version`` (``name/v1``) and ``is_new``.
 
     Raises:
-        GaitwayError: the file cannot be read or retargeted, no task knows the robot, or the name is taken.
+        GaitwayError: the file cannot be read or retargeted, or no task knows the robot.
     """
-    from trainables.datasets.catalogue import datasets_folder
     from trainables.datasets.collection import collect, task_of_robot
+    from trainables.datasets.versions import check_name, publish_version
     from trainables.motions.load import load_motion
 
     name = name or Path(path).stem
-    if not name.replace("_", "").replace("-", "").isalnum():
-        raise UsageError(f"dataset name {name!r}: use letters, digits, - and _ only; give one with --name")
+    check_name(name)
     task, rate_hz = task_of_robot(robot)
     motion = load_motion(path, name)
     config = Config(
@@ -138,7 +138,14 @@ def import_motion(
         validation_fraction=0.125,
         seed=seed,
     )
-    return collect(config, [motion], datasets_folder(settings) / name, settings, progress or Progress(mode="quiet"), overwrite=False)
+    shown = progress or Progress(mode="quiet")
+    version, result, is_new = publish_version(
+        settings,
+        name,
+        hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16],
+        lambda folder: collect(config, [motion], folder, settings, shown, overwrite=True),
+    )
+    return {**result, "dataset": str(version.path), "version": version.label, "is_new": is_new}
 
 
 def _find_motion(path: Path) -> Path:

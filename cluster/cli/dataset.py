@@ -1,4 +1,4 @@
-"""``gaitway dataset collect | import | ls | info``."""
+"""``gaitway dataset collect | import | filter | augment | export | ls | info | grade``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.dataset_prepare import augment, filter_, import_
 from cluster.cli.output import JsonOption, SetOption, print_json, print_table, say
 from cluster.settings import Settings
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Collect, import and look at datasets.", no_args_is_help=True)
+app = typer.Typer(help="Collect, import, grade, change and look at datasets.", no_args_is_help=True)
+app.command("import")(import_)
+app.command("filter")(filter_)
+app.command("augment")(augment)
 
 CATALOGUE = "trainables.datasets.catalogue"
+DatasetArgument = Annotated[str, typer.Argument(help="dataset folder, or its name in `dataset ls`")]
 
 
 @app.command()
@@ -32,30 +37,6 @@ def collect(
         typer.echo(result["dataset"])
 
 
-@app.command("import")
-def import_(
-    motion: Annotated[Path, typer.Argument(help="motion file: AWD JSON or DeepMimic text")],
-    robot: Annotated[str, typer.Option(help="robot that shall follow it")] = "pidog",
-    name: Annotated[str | None, typer.Option(help="name of the dataset; default: the file's")] = None,
-    episodes: Annotated[int, typer.Option(min=2, help="episodes to record")] = 16,
-    json_: JsonOption = False,
-) -> None:
-    """Retarget a motion to a robot, play it on physics, and keep it as a dataset."""
-    from cluster.logs import captured_output, terminal_stream
-    from cluster.progress import Progress
-
-    collector: Any = importlib.import_module("trainables.collect")
-    settings = Settings.from_environment()
-    with terminal_stream() as stream, captured_output(settings.home / "logs" / "dataset-import.log"):
-        progress = Progress(stream, "json" if json_ else "auto")
-        result = collector.import_motion(settings, motion, robot=robot, name=name, episodes=episodes, progress=progress)
-    if json_:
-        print_json(result)
-        return
-    typer.echo(result["dataset"])
-    say(f"look at it with: gaitway dataset info {result['dataset']}")
-
-
 @app.command("ls")
 def list_(json_: JsonOption = False) -> None:
     """List the datasets of this home."""
@@ -63,23 +44,98 @@ def list_(json_: JsonOption = False) -> None:
     if json_:
         print_json(found)
         return
-    columns = ["name", "robot", "episodes", "frames", "duration_s", "digest", "problem"]
+    columns = ["name", "robot", "episodes", "frames", "duration_s", "grade", "digest", "problem"]
     rows = [[_short(item.get(column)) for column in columns] for item in found]
-    print_table(columns, rows, "no dataset yet; make one with `gaitway dataset import MOTION --robot pidog`")
+    print_table(columns, rows, "no dataset yet; make one with `gaitway dataset import FILE`")
 
 
 @app.command()
-def info(dataset: Annotated[str, typer.Argument(help="dataset folder, or its name in `dataset ls`")], json_: JsonOption = False) -> None:
-    """Show a dataset's features, episodes, split, digest and lineage; videos that are missing are named."""
+def info(
+    dataset: DatasetArgument,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="compute the digest again from every value; exit code 1 when it differs")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Show a dataset's episodes, features, statistics, split, digest, grade and lineage; videos that are missing are named."""
+    settings = Settings.from_environment()
     catalogue: Any = importlib.import_module(CATALOGUE)
-    found = catalogue.dataset_info(catalogue.find_dataset(Settings.from_environment(), dataset))
+    path = catalogue.find_dataset(settings, dataset)
+    found = catalogue.dataset_info(settings, path)
+    if verify:
+        found["digest"] = catalogue.verify_dataset(path)
     if json_:
         print_json(found)
         return
-    features = found.pop("features", {})
+    features, statistics = found.pop("features", {}), found.pop("statistics", {})
+    lineage = found.pop("lineage", None)
     print_table(["", "value"], [[key, _short(value)] for key, value in found.items() if value not in (None, [], {})], "")
-    rows = [[name, *(_short(feature.get(key)) for key in ("dtype", "shape", "names"))] for name, feature in features.items()]
-    print_table(["feature", "dtype", "shape", "names"], rows, "no features")
+    rows = [
+        [name, *(_short(feature.get(key)) for key in ("dtype", "shape", "unit")), *_range(statistics.get(name))]
+        for name, feature in features.items()
+    ]
+    print_table(["feature", "dtype", "shape", "unit", "min", "mean", "max", "std"], rows, "no features")
+    for name, feature in features.items():
+        if feature.get("names") and len(feature["shape"]) == 1:
+            say(f"{name}: {', '.join(feature['names'])}")
+    for line in _lineage(lineage):
+        typer.echo(line)
+    if verify:
+        say("every value is as it was written" if found["digest"] else "no digest was recorded when it was written")
+
+
+@app.command()
+def export(
+    dataset: DatasetArgument,
+    target: Annotated[Path, typer.Argument(help="file or folder to write")],
+    format_: Annotated[str, typer.Option("--format", help="lerobot, hdf5, mcap or rosbag2")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is at the target")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Write a dataset in another format; `dataset import` reads it back with the same digest."""
+    settings = Settings.from_environment()
+    path = importlib.import_module(CATALOGUE).find_dataset(settings, dataset)
+    exports: Any = importlib.import_module("trainables.datasets.exports.registry")
+    source = importlib.import_module("trainables.datasets.sources.lerobot").open_lerobot(path)
+    result = exports.export_dataset(source, format_, target, overwrite)
+    if json_:
+        print_json(result)
+        return
+    typer.echo(str(target))
+    for video in result.get("missing_videos", ()):
+        say(f"missing, and named in the export: {video}")
+    say(f"read it back with: gaitway dataset import {target}")
+
+
+def _range(statistics: dict[str, Any] | None) -> list[str]:
+    """Least minimum, mean and deviation over the components where they are few, else their extremes."""
+    if not statistics:
+        return ["", "", "", ""]
+    return [_numbers(statistics.get(key)) for key in ("min", "mean", "max", "std")]
+
+
+def _numbers(values: Any) -> str:
+    flat = values if isinstance(values, list) else [values]
+    while flat and isinstance(flat[0], list):
+        flat = [item for part in flat for item in part]
+    shown = [f"{value:.4g}" if isinstance(value, (int, float)) else str(value) for value in flat]
+    return ", ".join(shown) if len(shown) <= 6 else f"{min(flat):.4g} to {max(flat):.4g}"
+
+
+def _lineage(lineage: dict[str, Any] | None, depth: int = 0) -> list[str]:
+    """Where a dataset comes from, a line a source, back to the first."""
+    if not lineage:
+        return []
+    indent = "  " * depth
+    lines = [f"{indent}from {lineage.get('kind', 'elsewhere')}"]
+    lines += [
+        f"{indent}  motion {motion['name']}: {motion['file']} (sha256 {motion['sha256'][:12]})" for motion in lineage.get("motions", ())
+    ]
+    for source in lineage.get("sources", ()):
+        known = source.get("digest") or source.get("sha256")
+        lines.append(f"{indent}  {source['format']} {source['path']}" + (f" ({known[:12]})" if known else ""))
+        lines += _lineage(source.get("lineage"), depth + 2)
+    return lines
 
 
 def _short(value: Any) -> str:

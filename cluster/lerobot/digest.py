@@ -51,7 +51,7 @@ def with_videos(episode: str, videos: Mapping[str, VideoClip]) -> str:
     digest = hashlib.sha256(bytes.fromhex(episode))
     for key in sorted(videos):
         clip = videos[key]
-        digest.update(json.dumps([key, _content(clip.file), clip.from_timestamp_s, clip.to_timestamp_s]).encode())
+        digest.update(json.dumps([key, _content(clip.file), float(clip.from_timestamp_s), float(clip.to_timestamp_s)]).encode())
     return digest.hexdigest()
 
 

@@ -148,8 +148,8 @@ def _video_columns(episode: ShardEpisode, places: Mapping[tuple[str, Path], tupl
         columns |= {
             f"videos/{key}/chunk_index": chunk,
             f"videos/{key}/file_index": file,
-            f"videos/{key}/from_timestamp": clip.from_timestamp_s,
-            f"videos/{key}/to_timestamp": clip.to_timestamp_s,
+            f"videos/{key}/from_timestamp": float(clip.from_timestamp_s),
+            f"videos/{key}/to_timestamp": float(clip.to_timestamp_s),
         }
     return columns
 

@@ -204,7 +204,7 @@ def test_a_real_clip_becomes_a_named_dataset_whose_playback_walks_forward(shared
     clip = shared_data / "motions" / "dog_trot.txt"
     result = import_motion(settings, clip, robot="pidog", episodes=4, episode_steps=150)
     path = Path(result["dataset"])
-    assert path == settings.shared_path / "datasets" / "dog_trot"
+    assert path == settings.shared_path / "datasets" / "dog_trot" / "v1"
     assert (result["episodes"], result["frames"], result["gaits"]) == (4, 600, {"dog_trot": 4})
     info = load_info(path)
     assert len(info.splits["validation"]) == 1
@@ -220,12 +220,12 @@ def test_a_real_clip_becomes_a_named_dataset_whose_playback_walks_forward(shared
     task.close()
     assert read_dataset(path, split="train", columns=["action"]).count() == 450
     assert find_dataset(settings, "dog_trot") == path
-    assert [entry["name"] for entry in list_datasets(settings)] == ["dog_trot"]
-    described = dataset_info(path)
+    assert [entry["name"] for entry in list_datasets(settings)] == ["dog_trot/v1"]
+    described = dataset_info(settings, path)
     assert described["episodes_by_task"] == {"dog_trot": 4}
     assert json.loads(json.dumps(described))["lineage"]["motions"][0]["file"] == str(clip)
-    with pytest.raises(DatasetError, match="a dataset is there already"):
-        import_motion(settings, clip)
+    again = import_motion(settings, clip, robot="pidog", episodes=4, episode_steps=150)
+    assert (again["version"], again["is_new"], again["digest"]) == ("dog_trot/v1", False, result["digest"])
     with pytest.raises(DatasetError, match=r"no dataset 'dog_trott'.*did you mean 'dog_trot'"):
         find_dataset(settings, "dog_trott")
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +17,7 @@ from cluster.progress import Progress
 from cluster.runtime.session import ray_session
 from cluster.settings import Settings
 from trainables.datasets.lerobot import DatasetSpec, Feature, load_info, quiet_ray_data
+from trainables.datasets.pipeline import own_errors, polled
 from trainables.datasets.recording import Recording, record, reference_command, task_features
 from trainables.envs.registry import make_robot_task, robot_tasks, task_config_model
 from trainables.motions.motion import Motion
@@ -64,7 +62,7 @@ def collect(config: Config, motions: list[Motion], folder: Path, settings: Setti
         from trainables.datasets.sink import LeRobotSink
 
         sink = LeRobotSink(folder, spec, settings.shared_path / "staging", overwrite)
-        with _polled(lambda: task.update(count_staged_episodes(sink.staging))):
+        with polled(lambda: task.update(count_staged_episodes(sink.staging))), own_errors():
             _write(recordings, sink)
         info = load_info(folder)
         task.update(total, frames=float(info.num_frames))
@@ -130,7 +128,6 @@ def _spec(config: Config, motions: list[Motion], robot: str, fps: int, features:
 def _write(recordings: list[Recording], sink: LeRobotSink) -> None:
     """The Ray Data pipeline: one row a batch -> a task that simulates it -> one row an episode -> the sink."""
     import ray.data
-    from ray.exceptions import RayTaskError
 
     quiet_ray_data()
     features = sink.features
@@ -139,30 +136,7 @@ def _write(recordings: list[Recording], sink: LeRobotSink) -> None:
         return episodes_to_table([episode for index in batch["index"].to_pylist() for episode in record(recordings[index])], features)
 
     rows = ray.data.from_items([{"index": index} for index in range(len(recordings))], override_num_blocks=len(recordings))
-    try:
-        rows.map_batches(simulate, batch_format="pyarrow", batch_size=None, num_cpus=1).write_datasink(sink)
-    except RayTaskError as error:
-        if isinstance(error.cause, GaitwayError):
-            raise error.cause from error
-        raise
-
-
-@contextmanager
-def _polled(update: Callable[[], None], interval_s: float = 0.25) -> Iterator[None]:
-    """Call ``update`` now and then in another thread, because Ray Data's own progress goes to the log."""
-    ended = threading.Event()
-
-    def poll() -> None:
-        while not ended.wait(interval_s):
-            update()
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    rows.map_batches(simulate, batch_format="pyarrow", batch_size=None, num_cpus=1).write_datasink(sink)
 
 
 def _file_of(motion: Motion) -> dict[str, str]:

@@ -6,6 +6,7 @@ a process holds one block, which ends after ``BLOCK_BYTES``, and the episode und
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from trainables.datasets.sources.base import Piece, Source
 if TYPE_CHECKING:
     import ray.data
 
-__all__ = ["episode_rows", "map_episodes", "own_errors"]
+__all__ = ["episode_rows", "map_episodes", "own_errors", "polled"]
 
 BLOCK_BYTES = 32 * 2**20
 
@@ -80,6 +81,24 @@ def own_errors() -> Iterator[None]:
         if isinstance(error.cause, GaitwayError):
             raise error.cause from error
         raise
+
+
+@contextmanager
+def polled(update: Callable[[], None], interval_s: float = 0.25) -> Iterator[None]:
+    """Call ``update`` now and then in another thread, because Ray Data's own progress goes to the log."""
+    ended = threading.Event()
+
+    def poll() -> None:
+        while not ended.wait(interval_s):
+            update()
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _tables(episodes: Iterable[Episode], features: Sequence[Feature]) -> Iterator[pa.Table]:

@@ -19,6 +19,7 @@ from ray.data.datasource import WriteResult
 from cluster.lerobot.commit import check_target, clear_leftovers, commit, staging_folder
 from cluster.lerobot.episodes import Episode, table_to_episodes
 from cluster.lerobot.features import with_index_features
+from cluster.lerobot.info import DatasetInfo, load_info
 from cluster.lerobot.metadata import DatasetSpec
 from cluster.lerobot.shards import ShardEpisode, write_shard
 
@@ -67,6 +68,10 @@ class LeRobotSink(Datasink[list[ShardEpisode]]):
     def on_write_failed(self, error: Exception) -> None:
         """On the driver: nothing stays."""
         shutil.rmtree(self.staging, ignore_errors=True)
+
+    def info(self) -> DatasetInfo:
+        """What was committed."""
+        return load_info(self.path)
 
     def get_name(self) -> str:
         """Name of the write tasks."""

@@ -1,0 +1,220 @@
+"""Preparation: sources that fit together, one pipeline over their episodes, the dataset that comes out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.bundle import sha256_file
+from cluster.errors import GaitwayError
+from cluster.lerobot.episodes import Episode
+from cluster.lerobot.errors import DatasetError
+from cluster.lerobot.features import Feature
+from cluster.lerobot.metadata import DatasetSpec
+from cluster.lerobot.shards import count_staged_episodes
+from cluster.runtime.session import ray_session
+from cluster.settings import Settings
+from cluster.stage import StageContext
+from trainables.datasets.catalogue import find_dataset
+from trainables.datasets.joints import check_joints
+from trainables.datasets.pipeline import episode_rows, map_episodes, own_errors, polled
+from trainables.datasets.sources.base import Source
+from trainables.datasets.sources.lerobot import LeRobotSource, open_lerobot
+from trainables.datasets.versions import publish_version
+
+if TYPE_CHECKING:
+    from trainables.prepare import Config, SourceConfig
+
+__all__ = ["open_sources", "prepare"]
+
+DEFAULT_VALIDATION_FRACTION = 0.1
+HASHED_BYTES = 2**30
+"""A source file up to this size is told by its SHA-256 in the lineage, a larger one by its size: the episodes have digests anyway."""
+OF_TASK = ("task", "task_config", "robot", "references", "control_dt_s", "contract")
+"""What a dataset says of itself that stays true for its episodes in another dataset."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Makes the episodes of one source episodes of the dataset. Travels to the tasks."""
+
+    source: str
+    features: tuple[Feature, ...]
+    prefix: str
+    task: str | None
+    keep_split: bool
+    kept: frozenset[str] | None
+    """Keys to keep, as the source has them; None: all."""
+
+    def __call__(self, episode: Episode) -> Iterator[Episode]:
+        """None or one episode, checked against the features. Raises ``DatasetError`` with source and episode."""
+        if self.kept is not None and episode.key not in self.kept:
+            return
+        names = {feature.name for feature in self.features}
+        adapted = replace(
+            episode,
+            key=f"{self.prefix}{episode.key}",
+            task=episode.task if self.task is None else self.task,
+            columns={name: values for name, values in episode.columns.items() if name in names},
+            videos={name: clip for name, clip in episode.videos.items() if name in names},
+            split=episode.split if self.keep_split else "",
+            origin=f"{self.prefix}{episode.origin}" if episode.origin else "",
+        )
+        try:
+            adapted.check(self.features)
+        except DatasetError as error:
+            raise DatasetError(f"{self.source}: {error}") from None
+        yield adapted
+
+
+def open_sources(config: Config, settings: Settings, collected: str | None = None) -> list[Source]:
+    """Every source, opened and checked against the others and the robot.
+
+    Args:
+        config: what to read.
+        settings: where named datasets are.
+        collected: the dataset of the stage collect.
+
+    Raises:
+        GaitwayError: one cannot be read, or they do not fit together.
+    """
+    sources = [_open(source, settings, collected) for source in config.sources]
+    first = sources[0]
+    for source in sources:
+        if source.fps != first.fps:
+            raise DatasetError(f"{source.path}: has {source.fps} frames a second, {first.path} has {first.fps}; sources must have one rate")
+        _check_same_features(first, source, config)
+        if config.robot:
+            check_joints(source.features, config.robot, str(source.path))
+    known = {feature.name for feature in first.features}
+    for label, names in (("leave_out", config.leave_out), ("units", tuple(config.units))):
+        if unknown := sorted(set(names) - known):
+            raise DatasetError(f"{label}: {first.path} has no feature {unknown[0]!r}; it has: {', '.join(sorted(known))}")
+    return sources
+
+
+def prepare(config: Config, context: StageContext) -> dict[str, Any]:
+    """See ``trainables.prepare.run``."""
+    collected = "collect" in context.results
+    sources = open_sources(config, context.settings, context.result("collect", "dataset") if collected else None)
+
+    def make(folder: Path) -> dict[str, Any]:
+        return _write(config, sources, folder, context)
+
+    if config.name is None:
+        return make(context.folder / ("prepared_data" if collected else "data"))
+    identity = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
+    version, result, is_new = publish_version(context.settings, config.name, identity, make)
+    return {**result, "dataset": str(version.path), "version": version.label, "is_new": is_new}
+
+
+def _write(config: Config, sources: Sequence[Source], folder: Path, context: StageContext) -> dict[str, Any]:
+    features = _features(sources[0], config)
+    dropped: dict[str, str] = {}
+    with context.progress.task("prepare", 0, "episodes") as task, ray_session(context.settings):
+        # Ray reads how to authenticate when it is imported, and the session chooses that: nothing imports Ray before.
+        from trainables.datasets.sink import LeRobotSink
+
+        adapters = []
+        for number, source in enumerate(sources):
+            prefix = f"{number:03d}-" if len(sources) > 1 else ""
+            adapters.append(Adapter(str(source.path), features, prefix, config.task, config.validation_fraction is None, None))
+        sink = LeRobotSink(folder, _spec(config, sources, features), context.settings.shared_path / "staging", overwrite=True)
+        with polled(lambda: task.update(count_staged_episodes(sink.staging))), own_errors():
+            rows = [
+                map_episodes(episode_rows(source), source.features, _steps(adapter, config), features)
+                for source, adapter in zip(sources, adapters, strict=True)
+            ]
+            (rows[0].union(*rows[1:]) if len(rows) > 1 else rows[0]).write_datasink(sink)
+        info = sink.info()
+        task.update(info.num_episodes, frames=float(info.num_frames))
+    return {
+        "dataset": str(folder),
+        "digest": info.digest,
+        "episodes": info.num_episodes,
+        "frames": info.num_frames,
+        "dropped": dropped,
+        "missing_videos": [str(video) for source in sources for video in source.missing_videos],
+    }
+
+
+def _steps(adapter: Adapter, config: Config) -> Callable[[Episode], Iterator[Episode]]:
+    return adapter
+
+
+def _features(source: Source, config: Config) -> tuple[Feature, ...]:
+    kept = [feature for feature in source.features if feature.name not in config.leave_out]
+    return tuple(replace(feature, unit=config.units.get(feature.name, feature.unit)) for feature in kept)
+
+
+def _spec(config: Config, sources: Sequence[Source], features: tuple[Feature, ...]) -> DatasetSpec:
+    fraction = DEFAULT_VALIDATION_FRACTION if config.validation_fraction is None else config.validation_fraction
+    lineage = {
+        "kind": "prepared",
+        "config": config.model_dump(mode="json"),
+        "sources": [_lineage(source, given) for source, given in zip(sources, config.sources, strict=True)],
+    }
+    robot = config.robot or sources[0].robot_type
+    own = _of_task(sources)
+    if config.robot:
+        own["robot"] = config.robot
+    return DatasetSpec(sources[0].fps, features, robot, {**own, "lineage": lineage}, fraction, config.seed)
+
+
+def _of_task(sources: Sequence[Source]) -> dict[str, Any]:
+    """What all sources say alike. Raises ``DatasetError`` where two name different tasks or robots."""
+    said: dict[str, Any] = {}
+    for name in OF_TASK:
+        values = [source.gaitway.get(name) for source in sources]
+        if name in ("task", "robot"):
+            for source, value in zip(sources, values, strict=True):
+                if value != values[0]:
+                    raise DatasetError(
+                        f"{source.path}: belongs to the {name} {value!r}, {sources[0].path} to {values[0]!r}; prepare them apart"
+                    )
+        if name == "references" and any(values):
+            said[name] = {key: reference for value in values for key, reference in (value or {}).items()}
+        elif values[0] is not None and all(value == values[0] for value in values):
+            said[name] = values[0]
+    return said
+
+
+def _lineage(source: Source, given: SourceConfig) -> dict[str, Any]:
+    entry: dict[str, Any] = {"given": given.dataset, "path": str(source.path), "format": source.format}
+    if isinstance(source, LeRobotSource):
+        entry["digest"] = source.digest
+    elif source.path.is_file():
+        size = source.path.stat().st_size
+        entry |= {"size_bytes": size, **({"sha256": sha256_file(source.path)} if size <= HASHED_BYTES else {})}
+    return entry | ({"lineage": source.gaitway["lineage"]} if source.gaitway.get("lineage") else {})
+
+
+def _open(given: SourceConfig, settings: Settings, collected: str | None) -> Source:
+    name = given.dataset or collected
+    if name is None:
+        raise GaitwayError("a source without a dataset is what the stage collect made, which has not run here; give sources[].dataset")
+    path = Path(name)
+    if not path.exists():
+        path = find_dataset(settings, name)
+    if given.episodes is not None:
+        return open_lerobot(path.resolve(), given.episodes)
+    from trainables.datasets.sources.detect import open_source
+
+    return open_source(path.resolve(), given.format, given.mapping)
+
+
+def _check_same_features(first: Source, source: Source, config: Config) -> None:
+    left, right = ({feature.name: feature for feature in one.features if feature.name not in config.leave_out} for one in (first, source))
+    for name in [*left, *right]:
+        if name not in right or name not in left:
+            lacking, having = (source, first) if name not in right else (first, source)
+            raise DatasetError(f"{lacking.path}: the feature {name!r} is missing, {having.path} has it; put it into leave_out or add it")
+        if (left[name].dtype, left[name].shape, left[name].names) != (right[name].dtype, right[name].shape, right[name].names):
+            raise DatasetError(f"{source.path}: the feature {name!r} is {_say(right[name])}, in {first.path} it is {_say(left[name])}")
+
+
+def _say(feature: Feature) -> str:
+    return f"{feature.dtype}{list(feature.shape)} ({', '.join(feature.names) if feature.names else 'unnamed'})"
