@@ -108,7 +108,7 @@ class _DataFiles:
             path = self._folder / DATA_PATH.format(chunk_index=chunk, file_index=place)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("wb")
-            self._writer = pq.ParquetWriter(self._file, self._schema)
+            self._writer = pq.ParquetWriter(self._file, self._schema, use_dictionary=False)
         self._writer.write_table(table, row_group_size=len(table))
         return divmod(self._number, CHUNKS_SIZE)
 
