@@ -27,6 +27,7 @@ class SourceConfig(BaseConfig):
     )
     format: str | None = Field(None, description="its format; None: recognised")
     mapping: Path | None = Field(None, description="topics and fields of an MCAP file or ROS bag; None: of our own exports")
+    fps: int | None = Field(None, ge=1, description="frames a second, where the format does not record them")
     episodes: tuple[int, ...] | None = Field(None, description="only these episodes of a LeRobot folder; None: all")
 
 

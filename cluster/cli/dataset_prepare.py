@@ -28,6 +28,7 @@ def import_(
     name: NameOption = None,
     format_: Annotated[str | None, typer.Option("--format", help="format of the sources; default: recognised")] = None,
     mapping: Annotated[Path | None, typer.Option(help="YAML that names topics and fields of an MCAP file or a ROS bag")] = None,
+    fps: Annotated[int | None, typer.Option(min=1, help="frames a second, where the format does not record them")] = None,
     robot: Annotated[str | None, typer.Option(help="robot whose joints the actions must be; a motion is retargeted to it")] = None,
     task: Annotated[str | None, typer.Option(help="what was attempted; default: as recorded")] = None,
     unit: Annotated[list[str] | None, typer.Option(help="FEATURE=UNIT where the source does not say; may be repeated")] = None,
@@ -42,7 +43,7 @@ def import_(
         _import_motion(Path(sources[0]), robot or "pidog", name, episodes, json_)
         return
     config: dict[str, Any] = {
-        "sources": [{"dataset": source, "format": format_, "mapping": str(mapping) if mapping else None} for source in sources],
+        "sources": [{"dataset": source, "format": format_, "mapping": str(mapping) if mapping else None, "fps": fps} for source in sources],
         "name": name or _name_of(sources[0]),
         "robot": robot or "",
         "task": task,

@@ -203,7 +203,7 @@ def _open(given: SourceConfig, settings: Settings, collected: str | None) -> Sou
         return open_lerobot(path.resolve(), given.episodes)
     from trainables.datasets.sources.detect import open_source
 
-    return open_source(path.resolve(), given.format, given.mapping)
+    return open_source(path.resolve(), given.format, given.mapping, given.fps)
 
 
 def _check_same_features(first: Source, source: Source, config: Config) -> None:
