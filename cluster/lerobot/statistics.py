@@ -30,8 +30,9 @@ class Statistics:
         """Over the frames of ``values``. Shape (frames, ...), at least one frame."""
         values = values.reshape(len(values), -1) if values.ndim == 1 else values
         wide = values.astype(np.float64)
-        kind = np.int64 if values.dtype.kind in "iub" else np.float64
-        return cls(wide.min(axis=0).astype(kind), wide.max(axis=0).astype(kind), wide.mean(axis=0), wide.std(axis=0), len(values))
+        # Of the values themselves: float64 does not hold every int64, and int64 not every uint64.
+        kind = np.int64 if values.dtype.kind in "iub" and values.dtype != np.uint64 else np.float64
+        return cls(values.min(axis=0).astype(kind), values.max(axis=0).astype(kind), wide.mean(axis=0), wide.std(axis=0), len(values))
 
     @classmethod
     def combined(cls, parts: Sequence[Statistics]) -> Statistics:

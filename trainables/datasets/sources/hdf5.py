@@ -37,7 +37,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
             yield file
     except OSError as error:
         raise DatasetError(f"{path}: not readable HDF5: {' '.join(str(error).split())[:140]}") from None
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         # h5py says these of objects whose headers are damaged.
         raise DatasetError(f"{path}: damaged HDF5: {' '.join(str(error).split())[:140]}") from None
 

@@ -34,7 +34,7 @@ class McapSource(RecordedSource):
     def raw(self, file: Path, topics: Sequence[str], start_ns: int, end_ns: int) -> Iterator[tuple[str, int, bytes]]:
         """See ``RecordedSource.raw``."""
         with _opened(file) as reader:
-            for _, channel, message in reader.iter_messages(topics, start_time=start_ns, end_time=end_ns + 1):
+            for _, channel, message in reader.iter_messages(topics, starting_at=start_ns, ending_at=end_ns):
                 yield channel.topic, message.log_time, message.data
 
     def decoded(self, file: Path, topics: Sequence[str]) -> Iterator[tuple[str, int, Any]]:
