@@ -1,0 +1,1 @@
+"""Augmentation: changed copies of recorded episodes, each a pure function of the episode, the configuration and its seed."""
