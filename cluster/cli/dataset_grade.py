@@ -53,7 +53,7 @@ def grade(
     if problem:
         say(f"error: {problem}")
     if not json_:
-        say(_next(dataset, found, html))
+        say(_next(dataset, found, html, min_grade if problem else None))
     if problem:
         raise typer.Exit(1)
 
@@ -69,11 +69,12 @@ def _show(found: Any, words: Any, html: Path | None) -> None:
         typer.echo(str(html))
 
 
-def _next(dataset: str, found: Any, html: Path | None) -> str:
+def _next(dataset: str, found: Any, html: Path | None, wanted: str | None) -> str:
     """What to type now."""
-    bad = found.letters()["D"] + found.letters()["F"]
-    if bad:
-        return f"leave out the {bad} with defects: gaitway dataset filter {dataset} --min-grade C"
+    out = len(found.episodes) - len(found.kept(wanted or "C"))
+    if 0 < out < len(found.episodes):
+        what = f"below {wanted}" if wanted else "with defects"
+        return f"leave out the {out} {what}: gaitway dataset filter {dataset} --min-grade {wanted or 'C'}"
     if found.digest is None:
         return f"keep it, with its grade, as a named dataset: gaitway dataset import {dataset}"
     return f"look at it with: gaitway dataset {'info' if html else 'grade'} {dataset}{'' if html else ' --html quality.html'}"

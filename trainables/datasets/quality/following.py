@@ -10,10 +10,11 @@ from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.model import Finding
 from trainables.datasets.quality.signals import Signals
 
-__all__ = ["Following", "follow"]
+__all__ = ["Following", "follow", "start_jump"]
 
 LEAST_STEP = 0.002
 """Root mean square step, in ranges, of a component that moves."""
+START_S = 0.5
 NEAR_BEST = 0.97
 """A periodic motion correlates again a period later: of lags nearly as good as the best one the shortest is meant."""
 
@@ -69,6 +70,26 @@ def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: flo
     findings = _channels(matrix, [signals.pairs[place][1] for place in moving], signals, config)
     believed = correlation >= config.lag_correlation
     return Following(float(lag) if believed else float("nan"), correlation, own, findings)
+
+
+def start_jump(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: float, config: QualityConfig) -> list[Finding]:
+    """A joint that travels to its first command while that stands still: follower and leader were not together when recording began.
+
+    Arguments as of ``follow``.
+    """
+    window = min(len(state), max(2, round(START_S * rate_hz)))
+    travels: dict[str, float] = {}
+    for left, right in signals.pairs:
+        own, command = state[:window, left], action[:window, right]
+        travel = float(abs(own[-1] - own[0]))
+        if travel > config.start_range and np.ptp(command) < 0.2 * travel and abs(own[-1] - command[-1]) < 0.5 * abs(own[0] - command[0]):
+            travels[signals.state.names[left] if signals.state else ""] = travel
+    if not travels:
+        return []
+    name = max(travels, key=lambda joint: travels[joint])
+    text = f"starts away from the first command and travels there by itself: {name} by {travels[name]:.0%} of its range"
+    text += f", and {len(travels) - 1} more joints" if len(travels) > 1 else ""
+    return [Finding(check="start", severity="risk", text=text, component=name, start_s=0.0, end_s=window / rate_hz)]
 
 
 def _best_lag(measured: np.ndarray, wanted: np.ndarray, most: int) -> tuple[int, float]:

@@ -47,6 +47,7 @@ class Graded:
 
     grade: DatasetGrade
     coverage: Coverage
+    config: QualityConfig
 
 
 def grade_source(
@@ -126,7 +127,7 @@ def grade_with_coverage(
         limits={name: where for channel, found in known for name, where in zip(channel.names, found.sources, strict=True) if where},
         episodes=graded,
     )
-    return Graded(grade, coverage)
+    return Graded(grade, coverage, config)
 
 
 def _measured(source: Source, pieces: Sequence[Piece], ruler: Ruler, settings: Settings) -> Iterator[EpisodeRow]:

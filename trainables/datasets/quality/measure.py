@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster.lerobot.episodes import Episode
 from trainables.datasets.quality.config import QualityConfig
-from trainables.datasets.quality.following import follow
+from trainables.datasets.quality.following import follow, start_jump
 from trainables.datasets.quality.jumps import chatter, spikes
 from trainables.datasets.quality.limits import Limits
 from trainables.datasets.quality.model import Finding
@@ -153,8 +153,10 @@ class Ruler:
             vectors |= {"command_still_s": still, "command_still_at_s": start, "command_clipped": clipped_share(action, self.scales.action)}
             vectors["command_span"] = np.ptp(action, axis=0) / self.scales.action
             if state is not None and signals.pairs:
-                following = follow(state / self.scales.position, action / self.scales.action, signals, fps, self.config)
+                in_ranges = state / self.scales.position, action / self.scales.action
+                following = follow(*in_ranges, signals, fps, self.config)
                 row.findings += following.findings
+                row.findings += start_jump(*in_ranges, signals, fps, self.config)
                 row.measures |= {"lag_frames": following.lag_frames, "lag_ms": following.lag_frames * 1000 / fps}
                 row.measures["lag_correlation"] = following.correlation
                 vectors["own"] = following.own
