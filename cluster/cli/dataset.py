@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.dataset_grade import grade
 from cluster.cli.dataset_prepare import augment, filter_, import_
 from cluster.cli.output import JsonOption, SetOption, print_json, print_table, say
 from cluster.settings import Settings
@@ -18,6 +19,7 @@ app = typer.Typer(help="Collect, import, grade, change and look at datasets.", n
 app.command("import")(import_)
 app.command("filter")(filter_)
 app.command("augment")(augment)
+app.command("grade")(grade)
 
 CATALOGUE = "trainables.datasets.catalogue"
 DatasetArgument = Annotated[str, typer.Argument(help="dataset folder, or its name in `dataset ls`")]

@@ -1,0 +1,75 @@
+"""How much of the state space a dataset visits, and which episodes go where no other goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainables.datasets.quality.config import QualityConfig
+from trainables.datasets.quality.measure import EpisodeRow
+from trainables.datasets.quality.model import Finding
+
+__all__ = ["Coverage", "cover"]
+
+AXES = 3
+BINS = 8
+"""Quantile bins of each axis: 512 cells. Each bin holds as many states as any other, so a cell is empty for what it combines."""
+
+
+class Coverage:
+    """Of a dataset.
+
+    Attributes:
+        measures: ``coverage_cells`` (share of the cells that were visited), ``coverage_states`` (effective number of cells,
+            exp of the entropy of the visits; Hill 1973), ``coverage_axes_variance`` (share of the variance that the axes carry).
+        points: states on the first two axes, thinned. Shape (points, 2).
+        episodes: row of the episode that each is of. Shape (points,).
+    """
+
+    def __init__(self) -> None:
+        self.measures: dict[str, float] = {}
+        self.points = np.zeros((0, 2), np.float32)
+        self.episodes = np.zeros(0, int)
+
+
+def cover(rows: Sequence[EpisodeRow], config: QualityConfig) -> Coverage:
+    """Lay a grid over the states on their principal axes; each row gets ``novel_share`` and a risk where that is far above the others'."""
+    result = Coverage()
+    owners = [index for index, row in enumerate(rows) if len(row.states)]
+    if len(owners) < 2:
+        return result
+    states = np.concatenate([rows[index].states for index in owners]).astype(np.float64)
+    episode = np.repeat(owners, [len(rows[index].states) for index in owners])
+    centred = states - states.mean(axis=0)
+    variance, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    axes, variance = axes[:, ::-1], np.maximum(variance[::-1], 0.0)
+    used = max(1, min(AXES, int((variance > 1e-12).sum())))
+    projected = centred @ axes[:, :used]
+    cell = np.zeros(len(projected), int)
+    for axis in range(used):
+        edges = np.quantile(projected[:, axis], np.arange(1, BINS) / BINS)
+        cell = cell * BINS + np.searchsorted(edges, projected[:, axis])
+    visits = np.bincount(cell, minlength=BINS**used)
+    share = visits[visits > 0] / len(cell)
+    result.measures = {
+        "coverage_cells": float((visits > 0).mean()),
+        "coverage_states": float(np.exp(-(share * np.log(share)).sum())),
+        "coverage_axes_variance": float(variance[:used].sum() / max(variance.sum(), 1e-12)),
+    }
+    pairs = np.unique(np.stack([cell, episode], axis=1), axis=0)
+    visitors = np.bincount(pairs[:, 0], minlength=BINS**used)
+    novel = np.bincount(episode, weights=visitors[cell] == 1, minlength=len(rows)) / np.maximum(
+        np.bincount(episode, minlength=len(rows)), 1
+    )
+    median = float(np.median(novel[owners]))
+    for index in owners:
+        rows[index].measures["novel_share"] = float(novel[index])
+        if len(owners) >= 2 * config.peers_least and novel[index] >= config.novel_share and median < 0.2 * config.novel_share:
+            text = f"{novel[index]:.0%} of its states are where no other episode goes (median {median:.0%})"
+            rows[index].findings.append(Finding(check="coverage", severity="risk", text=text))
+    thin = np.unique(np.linspace(0, len(projected) - 1, min(len(projected), 4000)).astype(int))
+    points = projected[thin][:, :2]
+    result.points = (points if used > 1 else np.pad(points, ((0, 0), (0, 1)))).astype(np.float32)
+    result.episodes = episode[thin]
+    return result

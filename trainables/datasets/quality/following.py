@@ -1,0 +1,131 @@
+"""Action against state: how many frames a joint is behind its command, and whether each channel is the joint that it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainables.datasets.quality.config import QualityConfig
+from trainables.datasets.quality.model import Finding
+from trainables.datasets.quality.signals import Signals
+
+__all__ = ["Following", "follow", "start_jump"]
+
+LEAST_STEP = 0.002
+"""Root mean square step, in ranges, of a component that moves."""
+START_S = 0.5
+NEAR_BEST = 0.97
+"""A periodic motion correlates again a period later: of lags nearly as good as the best one the shortest is meant."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """Of one episode."""
+
+    lag_frames: float
+    """Frames by which the state follows the command; negative: the state came first. NaN: not to be told."""
+    correlation: float
+    """Mean correlation of the velocities at that lag."""
+    own: np.ndarray
+    """Correlation of each pair at that lag; NaN where one does not move. Shape (pairs,)."""
+    findings: tuple[Finding, ...]
+
+
+def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: float, config: QualityConfig) -> Following:
+    """Cross-correlate commands and positions.
+
+    Differences over two frames are correlated, so that an offset or a slow drift between command and joint does not matter and
+    single-frame noise matters little; every joint has the same say.
+
+    Args:
+        state: in ranges. Shape (frames, state components).
+        action: in ranges. Shape (frames, action components).
+        signals: which belong together.
+        rate_hz: frames a second.
+        config: thresholds.
+    """
+    count = len(signals.pairs)
+    nothing = Following(float("nan"), float("nan"), np.full(count, np.nan), ())
+    most = min(round(config.lag_most_s * rate_hz), len(state) // 3)
+    if not count or most < 1:
+        return nothing
+    left, right = (np.array(places) for places in zip(*signals.pairs, strict=True))
+    moved = (state[2:] - state[:-2])[:, left], (action[2:] - action[:-2])[:, right]
+    size = [np.sqrt(np.square(item).mean(axis=0)) for item in moved]
+    moving = np.flatnonzero((size[0] > LEAST_STEP) & (size[1] > LEAST_STEP))
+    if not len(moving):
+        return nothing
+    measured, wanted = ((item / np.maximum(norm, 1e-12))[:, moving] for item, norm in zip(moved, size, strict=True))
+    lag, correlation = _best_lag(measured, wanted, most)
+    if correlation < config.lag_correlation:
+        lag_used = 0
+    else:
+        lag_used = lag
+    first, second = (measured[lag_used:], wanted[: len(wanted) - lag_used]) if lag_used >= 0 else (measured[:lag_used], wanted[-lag_used:])
+    norms = np.sqrt(np.outer(np.square(first).sum(axis=0), np.square(second).sum(axis=0)))
+    matrix = first.T @ second / np.maximum(norms, 1e-12)
+    own = np.full(count, np.nan)
+    own[moving] = np.diag(matrix)
+    findings = _channels(matrix, [signals.pairs[place][1] for place in moving], signals, config)
+    believed = correlation >= config.lag_correlation
+    return Following(float(lag) if believed else float("nan"), correlation, own, findings)
+
+
+def start_jump(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: float, config: QualityConfig) -> list[Finding]:
+    """A joint that travels to its first command while that stands still: follower and leader were not together when recording began.
+
+    Arguments as of ``follow``.
+    """
+    window = min(len(state), max(2, round(START_S * rate_hz)))
+    travels: dict[str, float] = {}
+    for left, right in signals.pairs:
+        own, command = state[:window, left], action[:window, right]
+        travel = float(abs(own[-1] - own[0]))
+        if travel > config.start_range and np.ptp(command) < 0.2 * travel and abs(own[-1] - command[-1]) < 0.5 * abs(own[0] - command[0]):
+            travels[signals.state.names[left] if signals.state else ""] = travel
+    if not travels:
+        return []
+    name = max(travels, key=lambda joint: travels[joint])
+    text = f"starts away from the first command and travels there by itself: {name} by {travels[name]:.0%} of its range"
+    text += f", and {len(travels) - 1} more joints" if len(travels) > 1 else ""
+    return [Finding(check="start", severity="risk", text=text, component=name, start_s=0.0, end_s=window / rate_hz)]
+
+
+def _best_lag(measured: np.ndarray, wanted: np.ndarray, most: int) -> tuple[int, float]:
+    """Shapes (n, k). The lag and the mean correlation there."""
+    length = 1 << int(np.ceil(np.log2(len(measured) + most + 1)))
+    spectrum = np.fft.rfft(measured, length, axis=0) * np.conj(np.fft.rfft(wanted, length, axis=0))
+    raw = np.fft.irfft(spectrum.sum(axis=1), length) / measured.size
+    lags = np.arange(-most, most + 1)
+    values = raw[lags] * len(measured) / (len(measured) - np.abs(lags))  # fewer frames overlap at a longer lag
+    peak = np.concatenate([[True], values[1:] >= values[:-1]]) & np.concatenate([values[:-1] >= values[1:], [True]])
+    near = np.flatnonzero(peak & (values >= NEAR_BEST * values.max()))
+    chosen = near[np.argmin(np.abs(lags[near]))] if len(near) else int(np.argmax(values))
+    return int(lags[chosen]), float(values[chosen])
+
+
+def _channels(matrix: np.ndarray, actions: list[int], signals: Signals, config: QualityConfig) -> tuple[Finding, ...]:
+    """Two channels that were exchanged, and one whose sign was."""
+    assert signals.action is not None
+    names = [signals.action.names[place] for place in actions]
+    own = np.diag(matrix)
+    other = matrix - np.diag(np.full(len(own), np.inf))
+    findings, exchanged = [], set()
+    for joint in range(len(own)):
+        if len(own) < 2 or joint in exchanged or own[joint] >= config.channel_own:
+            continue
+        best = int(np.argmax(other[joint]))
+        mutual = other[joint, best] > config.channel_other and other[best, joint] > config.channel_other and own[best] < config.channel_own
+        if mutual and best not in exchanged:
+            exchanged |= {joint, best}
+            text = f"commands of {names[joint]} and {names[best]} look exchanged: each joint follows the other's "
+            text += (
+                f"(correlation {other[joint, best]:.2f} and {other[best, joint]:.2f}; with its own {own[joint]:.2f} and {own[best]:.2f})"
+            )
+            findings.append(Finding(check="channels", severity="defect", text=text, component=names[joint], column="action"))
+    for joint in np.flatnonzero(own < -config.channel_other):
+        if int(joint) not in exchanged:
+            text = f"command of {names[joint]} has the other sign: the joint moves against it (correlation {own[joint]:.2f})"
+            findings.append(Finding(check="channels", severity="defect", text=text, component=names[joint], column="action"))
+    return tuple(findings)

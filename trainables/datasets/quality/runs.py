@@ -1,0 +1,67 @@
+"""Runs: how long something stays the same, vectorised over components."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["filled", "longest_runs", "noise", "smoothed", "true_runs"]
+
+
+def true_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and past-the-last index of each run of true. Shape (n,) -> two of shape (runs,)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
+    return edges[::2], edges[1::2]
+
+
+def longest_runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each component the longest run of bit-identical frames.
+
+    Args:
+        values: shape (frames, components).
+
+    Returns:
+        Frames that repeat the one before in that run, its first frame, and for every step how many repeats precede it.
+        Shapes (components,), (components,), (frames - 1, components).
+    """
+    same = values[1:] == values[:-1]
+    place = np.arange(len(same), dtype=np.int32)[:, None]
+    last_change = np.maximum.accumulate(np.where(same, np.int32(-1), place), axis=0)
+    repeats = place - last_change
+    end = repeats.argmax(axis=0)
+    longest = np.take_along_axis(repeats, end[None], axis=0)[0]
+    before = np.zeros_like(repeats)
+    before[1:] = repeats[:-1]
+    return longest, end + 1 - longest, before
+
+
+def smoothed(values: np.ndarray, sigma_frames: float) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian low-pass along time, edges held; also the kernel. Shape (frames, components)."""
+    reach = max(1, int(np.ceil(3 * sigma_frames)))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma_frames, 1e-6)) ** 2)
+    kernel /= kernel.sum()
+    padded = np.concatenate([np.repeat(values[:1], reach, axis=0), values, np.repeat(values[-1:], reach, axis=0)])
+    return sum(weight * padded[shift : shift + len(values)] for shift, weight in enumerate(kernel)), kernel
+
+
+def noise(values: np.ndarray) -> np.ndarray:
+    """Standard deviation of white noise on each component: 1.4826 · median |second difference| / √6. Shape (frames, n) -> (n,).
+
+    A smooth motion has a small second difference, and the median does not see the few large ones.
+    """
+    if len(values) < 3:
+        return np.zeros(values.shape[1])
+    second = np.abs(values[2:] - 2 * values[1:-1] + values[:-2])
+    middle = len(second) // 2
+    return 1.4826 * np.partition(second, middle, axis=0)[middle] / np.sqrt(6.0)
+
+
+def filled(values: np.ndarray) -> np.ndarray:
+    """What is not finite, interpolated along time; a component without any finite value becomes 0. Shape (frames, n)."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return values
+    result, frames = values.copy(), np.arange(len(values))
+    for place in np.flatnonzero(~finite.all(axis=0)):
+        good = finite[:, place]
+        result[:, place] = np.interp(frames, frames[good], values[good, place]) if good.any() else 0.0
+    return result
