@@ -14,6 +14,8 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Config as BaseConfig
 from cluster.stage import StageContext, stage_main
+from trainables.datasets.augmentation.config import AugmentationConfig
+from trainables.datasets.quality.config import QualityConfig
 
 __all__ = ["Config", "SourceConfig", "check", "run"]
 
@@ -43,6 +45,8 @@ class Config(BaseConfig):
     units: dict[str, str] = Field(default_factory=dict, description="unit by feature, where the source does not say")
     leave_out: tuple[str, ...] = Field((), description="features that are not taken over, such as images")
     min_grade: Literal["A", "B", "C", "D"] | None = Field(None, description="keep episodes of this grade or better; None: all")
+    quality: QualityConfig = Field(default_factory=QualityConfig, description="thresholds of the grades")
+    augmentation: AugmentationConfig | None = Field(None, description="changed copies of the training episodes; None: none")
     validation_fraction: float | None = Field(
         None, ge=0, lt=1, description="share of each task's episodes held out; None: as recorded, a tenth where nothing is"
     )

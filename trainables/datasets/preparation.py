@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,13 @@ from cluster.lerobot.shards import count_staged_episodes
 from cluster.runtime.session import ray_session
 from cluster.settings import Settings
 from cluster.stage import StageContext
+from trainables.datasets.augmentation.augment import augment, augmented_features
+from trainables.datasets.augmentation.augment import check as check_augmentation
+from trainables.datasets.augmentation.config import AugmentationConfig
 from trainables.datasets.catalogue import find_dataset
 from trainables.datasets.joints import check_joints
 from trainables.datasets.pipeline import episode_rows, map_episodes, own_errors, polled
+from trainables.datasets.quality.grading import grade_source
 from trainables.datasets.sources.base import Source
 from trainables.datasets.sources.lerobot import LeRobotSource, open_lerobot
 from trainables.datasets.versions import publish_version
@@ -70,6 +74,27 @@ class Adapter:
         yield adapted
 
 
+@dataclass(frozen=True)
+class Steps:
+    """Everything that happens to an episode between its source and the dataset. Travels to the tasks."""
+
+    adapter: Adapter
+    augmentation: AugmentationConfig | None
+    fps: int
+    robot: str
+
+    def __call__(self, episode: Episode) -> Iterator[Episode]:
+        """The episode and its copies. Raises ``DatasetError`` with source and episode."""
+        for adapted in self.adapter(episode):
+            if self.augmentation is None:
+                yield adapted
+                continue
+            try:
+                yield from augment(adapted, self.adapter.features, self.fps, self.robot, self.augmentation)
+            except DatasetError as error:
+                raise DatasetError(f"{self.adapter.source}: {error}") from None
+
+
 def open_sources(config: Config, settings: Settings, collected: str | None = None) -> list[Source]:
     """Every source, opened and checked against the others and the robot.
 
@@ -93,6 +118,9 @@ def open_sources(config: Config, settings: Settings, collected: str | None = Non
     for label, names in (("leave_out", config.leave_out), ("units", tuple(config.units))):
         if unknown := sorted(set(names) - known):
             raise DatasetError(f"{label}: {first.path} has no feature {unknown[0]!r}; it has: {', '.join(sorted(known))}")
+    _of_task(sources)
+    if config.augmentation:
+        check_augmentation(config.augmentation, _features(first, config), _robot(first, config))
     return sources
 
 
@@ -113,21 +141,20 @@ def prepare(config: Config, context: StageContext) -> dict[str, Any]:
 
 def _write(config: Config, sources: Sequence[Source], folder: Path, context: StageContext) -> dict[str, Any]:
     features = _features(sources[0], config)
-    dropped: dict[str, str] = {}
-    with context.progress.task("prepare", 0, "episodes") as task, ray_session(context.settings):
+    after = augmented_features(features, config.augmentation) if config.augmentation else features
+    kept, dropped = _filtered(config, sources, context)
+    with context.progress.task("prepare", None, "episodes") as task, ray_session(context.settings):
         # Ray reads how to authenticate when it is imported, and the session chooses that: nothing imports Ray before.
         from trainables.datasets.sink import LeRobotSink
 
-        adapters = []
+        steps = []
         for number, source in enumerate(sources):
             prefix = f"{number:03d}-" if len(sources) > 1 else ""
-            adapters.append(Adapter(str(source.path), features, prefix, config.task, config.validation_fraction is None, None))
-        sink = LeRobotSink(folder, _spec(config, sources, features), context.settings.shared_path / "staging", overwrite=True)
+            adapter = Adapter(str(source.path), features, prefix, config.task, config.validation_fraction is None, kept[number])
+            steps.append(Steps(adapter, config.augmentation, source.fps, _robot(source, config)))
+        sink = LeRobotSink(folder, _spec(config, sources, after), context.settings.shared_path / "staging", overwrite=True)
         with polled(lambda: task.update(count_staged_episodes(sink.staging))), own_errors():
-            rows = [
-                map_episodes(episode_rows(source), source.features, _steps(adapter, config), features)
-                for source, adapter in zip(sources, adapters, strict=True)
-            ]
+            rows = [map_episodes(episode_rows(source), source.features, step, after) for source, step in zip(sources, steps, strict=True)]
             (rows[0].union(*rows[1:]) if len(rows) > 1 else rows[0]).write_datasink(sink)
         info = sink.info()
         task.update(info.num_episodes, frames=float(info.num_frames))
@@ -141,8 +168,30 @@ def _write(config: Config, sources: Sequence[Source], folder: Path, context: Sta
     }
 
 
-def _steps(adapter: Adapter, config: Config) -> Callable[[Episode], Iterator[Episode]]:
-    return adapter
+def _filtered(config: Config, sources: Sequence[Source], context: StageContext) -> tuple[list[frozenset[str] | None], dict[str, str]]:
+    """Keys to keep of each source (None: all), and why the others are left out, by key in the dataset.
+
+    Raises:
+        DatasetError: no episode reaches the grade.
+    """
+    if config.min_grade is None:
+        return [None] * len(sources), {}
+    kept: list[frozenset[str] | None] = []
+    dropped: dict[str, str] = {}
+    for number, source in enumerate(sources):
+        grade = grade_source(source, config.quality, context.settings, context.progress, config.robot)
+        keys = grade.kept(config.min_grade)
+        kept.append(keys)
+        prefix = f"{number:03d}-" if len(sources) > 1 else ""
+        dropped |= {f"{prefix}{one.key}": f"grade {one.letter}: {one.reason}" for one in grade.episodes if one.key not in keys}
+    if not any(kept):
+        worst = next(iter(dropped.items()))
+        raise DatasetError(f"no episode is of grade {config.min_grade} or better; {worst[0]} is of {worst[1]}")
+    return kept, dropped
+
+
+def _robot(source: Source, config: Config) -> str:
+    return config.robot or str(source.gaitway.get("robot") or source.robot_type)
 
 
 def _features(source: Source, config: Config) -> tuple[Feature, ...]:

@@ -58,10 +58,7 @@ def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: flo
         return nothing
     measured, wanted = ((item / np.maximum(norm, 1e-12))[:, moving] for item, norm in zip(moved, size, strict=True))
     lag, correlation = _best_lag(measured, wanted, most)
-    if correlation < config.lag_correlation:
-        lag_used = 0
-    else:
-        lag_used = lag
+    lag_used = 0 if correlation < config.lag_correlation else lag
     first, second = (measured[lag_used:], wanted[: len(wanted) - lag_used]) if lag_used >= 0 else (measured[:lag_used], wanted[-lag_used:])
     norms = np.sqrt(np.outer(np.square(first).sum(axis=0), np.square(second).sum(axis=0)))
     matrix = first.T @ second / np.maximum(norms, 1e-12)

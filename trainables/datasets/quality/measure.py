@@ -126,7 +126,9 @@ class Ruler:
         row.states = sampled(in_ranges, self.states_kept)
 
     def _vectors(self, row: EpisodeRow, values: dict[str, np.ndarray], sensors: np.ndarray | None) -> None:
-        """``mean`` (position, in ranges); ``sensor_changes`` (share of frames), ``sensor_still_s`` and ``sensor_still_at_s`` of the whole
+        """One number a component, for the comparison with other episodes.
+
+        ``mean`` (position, in ranges); ``sensor_changes`` (share of frames), ``sensor_still_s`` and ``sensor_still_at_s`` of the whole
         state; ``command_still_s``, ``command_still_at_s``, ``command_clipped`` and ``command_span`` (in ranges); ``own`` of each pair.
         """
         signals, fps = self.signals, float(self.fps)

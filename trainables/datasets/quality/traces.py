@@ -36,7 +36,9 @@ def read_traces(source: Source, keys: Collection[str]) -> dict[str, Trace]:
     signals = find_signals(source.features, str(source.path))
     traces = {}
     for episode in _episodes(source, set(keys)):
-        state, action = ({} if channel is None else _by_joint(channel.of(episode), channel.names) for channel in (signals.state, signals.action))
+        state, action = (
+            {} if channel is None else _by_joint(channel.of(episode), channel.names) for channel in (signals.state, signals.action)
+        )
         places = _thinned([*state.values(), *action.values()])
         seconds = np.arange(episode.length) / source.fps
         stamps = np.asarray(episode.columns.get("timestamp", seconds), dtype=np.float64).reshape(-1)
