@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from cluster.config import parse_config
 from cluster.errors import ConfigError, GaitwayError
@@ -21,6 +22,7 @@ from trainables.datasets.lerobot import DatasetSpec, Episode, Feature, compute_d
 from trainables.datasets.versions import datasets_folder
 from trainables.prepare import Config, check, run
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 FEATURES = (Feature("observation.state", "float32", (2,), ("a.pos", "b.pos")), Feature("action", "float32", (2,), ("a.pos", "b.pos")))
 SPEC = DatasetSpec(50, FEATURES, "arm", validation_fraction=0.3)
 
@@ -199,3 +201,56 @@ def _with_nan(table, row):
     import pyarrow as pa
 
     return table.set_column(place, table.schema.field("action"), pa.chunked_array([pa.array(values, table.schema.field("action").type)]))
+
+
+def smooth(count=10, spiky=()):
+    """Arms that reach back and forth; some jump once."""
+    episodes = []
+    for number in range(count):
+        angle = np.linspace(0, 4 * np.pi, 200) + number
+        wanted = np.stack([np.sin(angle), np.cos(0.7 * angle)], axis=1)
+        measured = np.concatenate([wanted[:2], wanted[:-2]])
+        if number in spiky:
+            measured[100, 0] += 1.5
+        columns = {"observation.state": measured.astype(np.float32), "action": wanted.astype(np.float32)}
+        episodes.append(Episode(str(number), "reach", columns))
+    return episodes
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_episodes_with_defects_are_left_out_by_name_and_the_rest_is_as_it_was(context, tmp_path):
+    write_dataset(tmp_path / "mixed", smooth(spiky=(3, 7)), SPEC)
+    result = run(config(tmp_path / "mixed", min_grade="C", name="clean"), context)
+    assert set(result["dropped"]) == {"0000003", "0000007"}
+    assert all("jumps" in reason for reason in result["dropped"].values()), result["dropped"]
+    assert result["episodes"] == 8
+    frames = load_frames(result["dataset"])["observation.state"]
+    kept = [episode.columns["observation.state"] for episode in smooth() if episode.key not in ("3", "7")]
+    np.testing.assert_array_equal(frames, np.concatenate(kept))
+    write_dataset(tmp_path / "bad", smooth(3, spiky=(0, 1, 2)), SPEC)
+    with pytest.raises(DatasetError, match=r"no episode is of grade C or better; 0000000 is of grade D: .*jumps"):
+        run(config(tmp_path / "bad", min_grade="C", name="none"), context)
+    assert not (datasets_folder(context.settings) / "none").exists()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_copies_join_the_training_episodes_and_their_lineage_is_kept(context, shared_data):
+    folder = shared_data / "lerobot_so101"
+    augmentation = yaml.safe_load((REPOSITORY / "configs/datasets/augment_so101.yaml").read_text())
+    first = run(config(folder, name="so101", validation_fraction=0.25), context)
+    result = run(config(first["dataset"], name="more", augmentation=augmentation), context)
+    info = load_info(result["dataset"])
+    copies = sum(variant.get("copies", 1) for variant in augmentation["variants"])
+    assert (info.num_episodes, len(info.splits["validation"])) == (4 + 3 * copies, 1)
+    variants = [episode.about["variant"] for episode in info.episodes]
+    assert variants.count("original") == 4
+    (held_out,) = info.splits["validation"]
+    assert info.episodes[held_out].about["variant"] == "original"
+    held_key = load_info(first["dataset"]).splits["validation"][0]
+    assert f"{held_key:07d}" not in {episode.about["augmented_from"] for episode in info.episodes}
+    lineage = info.gaitway["lineage"]
+    assert lineage["config"]["augmentation"]["variants"]
+    assert lineage["sources"][0]["digest"] == first["digest"]
+    assert lineage["sources"][0]["lineage"]["sources"][0]["path"] == str(folder.resolve())
+    again = run(config(first["dataset"], name="more", augmentation=augmentation), context)
+    assert (again["digest"], again["is_new"]) == (result["digest"], False)
