@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +13,22 @@ from cluster.errors import GaitwayError
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature
+from cluster.lerobot.folder import write_dataset
+from cluster.lerobot.info import DatasetInfo
 from cluster.lerobot.metadata import DatasetSpec
 from cluster.lerobot.shards import count_staged_episodes
 from cluster.runtime.session import ray_session
 from cluster.settings import Settings
 from cluster.stage import StageContext
-from trainables.datasets.augmentation.augment import augment, augmented_features
+from trainables.datasets.augmentation.augment import augmented_features
 from trainables.datasets.augmentation.augment import check as check_augmentation
-from trainables.datasets.augmentation.config import AugmentationConfig
 from trainables.datasets.catalogue import find_dataset
 from trainables.datasets.joints import check_joints
 from trainables.datasets.pipeline import episode_rows, map_episodes, own_errors, polled
 from trainables.datasets.quality.grading import grade_source
 from trainables.datasets.sources.base import Source
 from trainables.datasets.sources.lerobot import LeRobotSource, open_lerobot
+from trainables.datasets.steps import Adapter, Steps
 from trainables.datasets.versions import publish_version
 
 if TYPE_CHECKING:
@@ -35,64 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["open_sources", "prepare"]
 
 DEFAULT_VALIDATION_FRACTION = 0.1
+INLINE_BYTES = 16 * 2**20
+"""Sources of no more bytes are read and written here and now: a second of work needs no cluster, which takes five to start."""
 HASHED_BYTES = 2**30
 """A source file up to this size is told by its SHA-256 in the lineage, a larger one by its size: the episodes have digests anyway."""
 OF_TASK = ("task", "task_config", "robot", "references", "control_dt_s", "contract")
 """What a dataset says of itself that stays true for its episodes in another dataset."""
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """Makes the episodes of one source episodes of the dataset. Travels to the tasks."""
-
-    source: str
-    features: tuple[Feature, ...]
-    prefix: str
-    task: str | None
-    keep_split: bool
-    kept: frozenset[str] | None
-    """Keys to keep, as the source has them; None: all."""
-
-    def __call__(self, episode: Episode) -> Iterator[Episode]:
-        """None or one episode, checked against the features. Raises ``DatasetError`` with source and episode."""
-        if self.kept is not None and episode.key not in self.kept:
-            return
-        names = {feature.name for feature in self.features}
-        adapted = replace(
-            episode,
-            key=f"{self.prefix}{episode.key}",
-            task=episode.task if self.task is None else self.task,
-            columns={name: values for name, values in episode.columns.items() if name in names},
-            videos={name: clip for name, clip in episode.videos.items() if name in names},
-            split=episode.split if self.keep_split else "",
-            origin=f"{self.prefix}{episode.origin}" if episode.origin else "",
-        )
-        try:
-            adapted.check(self.features)
-        except DatasetError as error:
-            raise DatasetError(f"{self.source}: {error}") from None
-        yield adapted
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Everything that happens to an episode between its source and the dataset. Travels to the tasks."""
-
-    adapter: Adapter
-    augmentation: AugmentationConfig | None
-    fps: int
-    robot: str
-
-    def __call__(self, episode: Episode) -> Iterator[Episode]:
-        """The episode and its copies. Raises ``DatasetError`` with source and episode."""
-        for adapted in self.adapter(episode):
-            if self.augmentation is None:
-                yield adapted
-                continue
-            try:
-                yield from augment(adapted, self.adapter.features, self.fps, self.robot, self.augmentation)
-            except DatasetError as error:
-                raise DatasetError(f"{self.adapter.source}: {error}") from None
 
 
 def open_sources(config: Config, settings: Settings, collected: str | None = None) -> list[Source]:
@@ -143,20 +93,18 @@ def _write(config: Config, sources: Sequence[Source], folder: Path, context: Sta
     features = _features(sources[0], config)
     after = augmented_features(features, config.augmentation) if config.augmentation else features
     kept, dropped = _filtered(config, sources, context)
-    with context.progress.task("prepare", None, "episodes") as task, ray_session(context.settings):
-        # Ray reads how to authenticate when it is imported, and the session chooses that: nothing imports Ray before.
-        from trainables.datasets.sink import LeRobotSink
-
-        steps = []
-        for number, source in enumerate(sources):
-            prefix = f"{number:03d}-" if len(sources) > 1 else ""
-            adapter = Adapter(str(source.path), features, prefix, config.task, config.validation_fraction is None, kept[number])
-            steps.append(Steps(adapter, config.augmentation, source.fps, _robot(source, config)))
-        sink = LeRobotSink(folder, _spec(config, sources, after), context.settings.shared_path / "staging", overwrite=True)
-        with polled(lambda: task.update(count_staged_episodes(sink.staging))), own_errors():
-            rows = [map_episodes(episode_rows(source), source.features, step, after) for source, step in zip(sources, steps, strict=True)]
-            (rows[0].union(*rows[1:]) if len(rows) > 1 else rows[0]).write_datasink(sink)
-        info = sink.info()
+    steps = []
+    for number, source in enumerate(sources):
+        prefix = f"{number:03d}-" if len(sources) > 1 else ""
+        adapter = Adapter(str(source.path), features, prefix, config.task, config.validation_fraction is None, kept[number])
+        steps.append(Steps(adapter, config.augmentation, source.fps, _robot(source, config)))
+    spec = _spec(config, sources, after)
+    with context.progress.task("prepare", None, "episodes") as task:
+        if sum(_bytes(source.path) for source in sources) <= INLINE_BYTES:
+            episodes = (changed for source, step in zip(sources, steps, strict=True) for one in _read(source) for changed in step(one))
+            info = write_dataset(folder, episodes, spec, overwrite=True)
+        else:
+            info = _write_in_tasks(sources, steps, spec, folder, context.settings, task.update)
         task.update(info.num_episodes, frames=float(info.num_frames))
     return {
         "dataset": str(folder),
@@ -166,6 +114,37 @@ def _write(config: Config, sources: Sequence[Source], folder: Path, context: Sta
         "dropped": dropped,
         "missing_videos": [str(video) for source in sources for video in source.missing_videos],
     }
+
+
+def _write_in_tasks(
+    sources: Sequence[Source],
+    steps: Sequence[Steps],
+    spec: DatasetSpec,
+    folder: Path,
+    settings: Settings,
+    update: Callable[[float], None],
+) -> DatasetInfo:
+    """The pipeline: every piece is read, changed and written by one task, on whatever node is free."""
+    with ray_session(settings):
+        # Ray reads how to authenticate when it is imported, and the session chooses that: nothing imports Ray before.
+        from trainables.datasets.sink import LeRobotSink
+
+        sink = LeRobotSink(folder, spec, settings.shared_path / "staging", overwrite=True)
+        with polled(lambda: update(count_staged_episodes(sink.staging))), own_errors():
+            rows = [
+                map_episodes(episode_rows(source), source.features, step, spec.features)
+                for source, step in zip(sources, steps, strict=True)
+            ]
+            (rows[0].union(*rows[1:]) if len(rows) > 1 else rows[0]).write_datasink(sink)
+        return sink.info()
+
+
+def _read(source: Source) -> Iterator[Episode]:
+    return (episode for piece in source.pieces() for episode in source.read(piece))
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _filtered(config: Config, sources: Sequence[Source], context: StageContext) -> tuple[list[frozenset[str] | None], dict[str, str]]:

@@ -18,6 +18,7 @@ from cluster.lerobot.errors import DatasetError
 from cluster.progress import Progress
 from cluster.settings import Settings
 from cluster.stage import StageContext
+from trainables.datasets import preparation
 from trainables.datasets.lerobot import DatasetSpec, Episode, Feature, compute_digest, load_frames, load_info, write_dataset
 from trainables.datasets.versions import datasets_folder
 from trainables.prepare import Config, check, run
@@ -27,8 +28,11 @@ FEATURES = (Feature("observation.state", "float32", (2,), ("a.pos", "b.pos")), F
 SPEC = DatasetSpec(50, FEATURES, "arm", validation_fraction=0.3)
 
 
-@pytest.fixture
-def context(tmp_path):
+@pytest.fixture(params=["tasks", "inline"])
+def context(tmp_path, request, monkeypatch):
+    """Both ways of writing: through Ray Data, and here and now."""
+    if request.param == "tasks":
+        monkeypatch.setattr(preparation, "INLINE_BYTES", -1)
     settings = Settings.from_environment({"GAITWAY_HOME": str(tmp_path / "home")})
     return StageContext(tmp_path / "run", settings, Progress(mode="quiet"))
 
