@@ -33,6 +33,7 @@ def compare_episodes(rows: Sequence[EpisodeRow], signals: Signals, fps: int, con
             _outliers(peers, config)
             _stillness(peers, signals, config)
             _channels(peers, signals)
+            _offsets(peers, signals, config)
     _lags(usable, fps, config)
 
 
@@ -143,6 +144,23 @@ def _channels(peers: Sequence[EpisodeRow], signals: Signals) -> None:
             continue  # explained already
         text = f"{label} does not follow its command (correlation {own[episode, pair]:.2f}; usually {usual[pair]:.2f})"
         _add(row, "channels", "defect", text, component=label, column="action")
+
+
+def _offsets(peers: Sequence[EpisodeRow], signals: Signals, config: QualityConfig) -> None:
+    """A joint that stays far from its command as in no other episode of its task: exchanged channels, a wrong zero, an obstacle."""
+    if signals.state is None or "offset" not in peers[0].vectors:
+        return
+    offsets = np.stack([row.vectors["offset"] for row in peers])
+    for pair, (left, _) in enumerate(signals.pairs):
+        own, label = offsets[:, pair], signals.state.names[left]
+        low, high = tukey_fences(own, config.tukey_k, config.offset_range / (2 * config.tukey_k))
+        odd = np.flatnonzero(((own < low) | (own > high)) & (np.abs(own - np.median(own)) > config.offset_range))
+        for episode in odd:
+            if any(finding.severity == "defect" and finding.column == "action" for finding in peers[episode].findings):
+                continue  # explained already
+            size = f"{own[episode]:+.0%} of its range"
+            text = f"{label} stays {size} from its command; in half of its task's episodes {_middle(100 * own)} %"
+            _add(peers[episode], "offset", "defect", text, component=label, column=signals.state.column)
 
 
 def _lags(rows: Sequence[EpisodeRow], fps: int, config: QualityConfig) -> None:

@@ -126,10 +126,11 @@ class Ruler:
         row.states = sampled(in_ranges, self.states_kept)
 
     def _vectors(self, row: EpisodeRow, values: dict[str, np.ndarray], sensors: np.ndarray | None) -> None:
-        """One number a component, for the comparison with other episodes.
+        """Fill ``row.vectors``.
 
         ``mean`` (position, in ranges); ``sensor_changes`` (share of frames), ``sensor_still_s`` and ``sensor_still_at_s`` of the whole
-        state; ``command_still_s``, ``command_still_at_s``, ``command_clipped`` and ``command_span`` (in ranges); ``own`` of each pair.
+        state; ``command_still_s``, ``command_still_at_s``, ``command_clipped`` and ``command_span`` (in ranges); of each pair ``own``
+        (correlation) and ``offset`` (median of position minus command, in ranges).
         """
         signals, fps = self.signals, float(self.fps)
         vectors: dict[str, np.ndarray] = {"mean": values[signals.position.column].mean(axis=0) / self.scales.position}
@@ -162,6 +163,8 @@ class Ruler:
                 row.measures |= {"lag_frames": following.lag_frames, "lag_ms": following.lag_frames * 1000 / fps}
                 row.measures["lag_correlation"] = following.correlation
                 vectors["own"] = following.own
+                left, right = (list(places) for places in zip(*signals.pairs, strict=True))
+                vectors["offset"] = np.median(state[:, left] - action[:, right], axis=0) / self.scales.position[left]
         row.vectors = {name: np.asarray(vector, np.float32) for name, vector in vectors.items()}
 
     def _channels(self) -> list[tuple[Channel, np.ndarray, Limits | None]]:

@@ -18,6 +18,8 @@ SETTLING_S = 0.3
 """What a joint may still move after its command has come to rest."""
 RESUMES_RANGE = 0.08
 """Step, in ranges, with which a frozen sensor wakes up somewhere else; a joint that was blocked starts slowly."""
+MOST_CLIPPED = 0.8
+"""A component that lies at its extreme for longer does not move; a single jump away from there is no cut-off motion."""
 NOISE_SPREAD = 8.0
 """Standard deviations between the extremes of a second of white noise, with room: what a joint at rest seems to move."""
 
@@ -163,4 +165,4 @@ def clipped_share(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
         three[1:-1] |= whole
         three[:-2] |= whole
     share: np.ndarray = three.mean(axis=0)
-    return np.where(np.ptp(values, axis=0) > 0.1 * scale, share, 0.0)
+    return np.where((np.ptp(values, axis=0) > 0.1 * scale) & (share < MOST_CLIPPED), share, 0.0)

@@ -30,6 +30,7 @@ CHECKS = {
     "missing_feature": "a missing feature",
     "near_duplicate": "near copies",
     "not_finite": "NaN or infinity",
+    "offset": "joints that stay away from their commands",
     "path_efficiency": "wandering paths",
     "repeated_frames": "repeated frames",
     "saturation": "joints at their limits",
