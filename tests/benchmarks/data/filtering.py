@@ -1,9 +1,9 @@
 """Does filtering by grade help? Imitation on a polluted dataset, on what the grader keeps of it, and on a random subset of that size.
 
-Repetition 0 was looked at while the grader was made and is not counted. A repetition spoils 30 % of the same clean episodes anew (``pollution``), lets the grader choose without the labels (no defects: grade
-C or better, what ``gaitway dataset filter`` is told to do), trains one policy on each dataset with the repetition's seed, and plays each
-policy on the simulated robot from the same starts. The clean dataset is the ceiling. Every finished run is one line of
-``filtering.jsonl``, so a killed benchmark goes on.
+Repetition 0 was looked at while the grader was made, so repetitions count from 1. Each spoils 30 % of the same clean episodes anew
+(``pollution``), lets the grader choose without the labels (no defects: grade C or better, what ``gaitway dataset filter`` is told to
+do), trains one policy on each dataset with the repetition's seed, and plays each policy on the simulated robot from the same starts. The
+clean dataset is the ceiling. Every finished run is one line of ``filtering.jsonl``, so a killed benchmark goes on.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ def start_jump(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz:
     if not travels:
         return []
     name = max(travels, key=lambda joint: travels[joint])
-    text = f"starts away from the first command and travels there by itself: {name} by {travels[name]:.0%} of its range"
+    label = signals.state.labels[signals.state.names.index(name)] if signals.state else name
+    text = f"starts away from the first command and travels there by itself: {label} by {travels[name]:.0%} of its range"
     text += f", and {len(travels) - 1} more joints" if len(travels) > 1 else ""
     return [Finding(check="start", severity="risk", text=text, component=name, start_s=0.0, end_s=window / rate_hz)]
 
@@ -106,6 +107,7 @@ def _channels(matrix: np.ndarray, actions: list[int], signals: Signals, config: 
     """Two channels that were exchanged, and one whose sign was."""
     assert signals.action is not None
     names = [signals.action.names[place] for place in actions]
+    labels = [signals.action.labels[place] for place in actions]
     own = np.diag(matrix)
     other = matrix - np.diag(np.full(len(own), np.inf))
     findings, exchanged = [], set()
@@ -116,13 +118,13 @@ def _channels(matrix: np.ndarray, actions: list[int], signals: Signals, config: 
         mutual = other[joint, best] > config.channel_other and other[best, joint] > config.channel_other and own[best] < config.channel_own
         if mutual and best not in exchanged:
             exchanged |= {joint, best}
-            text = f"commands of {names[joint]} and {names[best]} look exchanged: each joint follows the other's "
+            text = f"commands of {labels[joint]} and {labels[best]} look exchanged: each joint follows the other's "
             text += (
                 f"(correlation {other[joint, best]:.2f} and {other[best, joint]:.2f}; with its own {own[joint]:.2f} and {own[best]:.2f})"
             )
             findings.append(Finding(check="channels", severity="defect", text=text, component=names[joint], column="action"))
     for joint in np.flatnonzero(own < -config.channel_other):
         if int(joint) not in exchanged:
-            text = f"command of {names[joint]} has the other sign: the joint moves against it (correlation {own[joint]:.2f})"
+            text = f"command of {labels[joint]} has the other sign: the joint moves against it (correlation {own[joint]:.2f})"
             findings.append(Finding(check="channels", severity="defect", text=text, component=names[joint], column="action"))
     return tuple(findings)

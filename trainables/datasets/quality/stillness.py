@@ -18,7 +18,7 @@ SETTLING_S = 0.3
 """What a joint may still move after its command has come to rest."""
 RESUMES_RANGE = 0.08
 """Step, in ranges, with which a frozen sensor wakes up somewhere else; a joint that was blocked starts slowly."""
-MOST_CLIPPED = 0.8
+MOST_CLIPPED = 0.9
 """A component that lies at its extreme for longer does not move; a single jump away from there is no cut-off motion."""
 NOISE_SPREAD = 8.0
 """Standard deviations between the extremes of a second of white noise, with room: what a joint at rest seems to move."""
@@ -105,11 +105,11 @@ def still_while_partner_moves(
             wakes = end < len(values) and abs(values[end, component] - values[end - 1, component]) > RESUMES_RANGE * partner.scale
             if not wakes and np.abs(np.diff(own)).sum() < 1.0:
                 continue
-        name, held_s = channel.names[component], longest[component] / rate_hz
+        name, label, held_s = channel.names[component], channel.labels[component], longest[component] / rate_hz
         moves = f"moves {travel:.0%} of its range"
-        text = f"command of {name} is stuck for {held_s:.2g} s from {begin / rate_hz:.2f} s while the joint {moves}"
+        text = f"command of {label} is stuck for {held_s:.2g} s from {begin / rate_hz:.2f} s while the joint {moves}"
         if not commands:
-            text = f"{name} is frozen for {held_s:.2g} s from {begin / rate_hz:.2f} s while its command {moves}"
+            text = f"{label} is frozen for {held_s:.2g} s from {begin / rate_hz:.2f} s while its command {moves}"
         bounds = {"start_s": begin / rate_hz, "end_s": end / rate_hz}
         check = "stuck_command" if commands else "frozen_sensor"
         findings.append(
@@ -142,7 +142,7 @@ def at_limits(
     commands, findings = channel.column == "action", []
     for place, component in enumerate(known):
         name, unit = channel.names[component], channel.units[component]
-        what = f"{'command of ' if commands else ''}{name}"
+        what = f"{'command of ' if commands else ''}{channel.labels[component]}"
         if excess[place] > config.beyond_margin * span[place]:
             text = f"{what} goes {excess[place]:.3g}{' ' + unit if unit else ''} beyond its limit ({limits.sources[component]})"
             findings.append(Finding(check="beyond_limits", severity="defect", text=text, component=name, column=channel.column))

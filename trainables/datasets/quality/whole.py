@@ -54,7 +54,7 @@ def dataset_findings(
         add("frame_rate", "defect", f"mixes frame rates: {text}")
     if signals.action is not None and len(usable) > 1:
         span = np.max(np.stack([row.vectors["command_span"] for row in usable]), axis=0)
-        still = [signals.action.names[place] for place in np.flatnonzero(span == 0)]
+        still = [signals.action.labels[place] for place in np.flatnonzero(span == 0)]
         if still and len(still) < len(signals.action):
             add(
                 "constant",
@@ -104,7 +104,8 @@ def _drift(rows: Sequence[EpisodeRow], signals: Signals, config: QualityConfig, 
     drifting = (shift > config.drift_range) & (shift > config.drift_deviations * spread)
     for place in np.flatnonzero(drifting):
         name = signals.position.names[place]
-        text = f"the mean of {name} moves by {shift[place]:.0%} of its range from the first to the last third of the episodes"
+        text = f"the mean of {signals.position.labels[place]} moves by {shift[place]:.0%} of its range"
+        text += " from the first to the last third of the episodes"
         add("drift", "risk", text, name, signals.position.column)  # type: ignore[operator]
 
 
