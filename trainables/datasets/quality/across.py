@@ -86,7 +86,7 @@ def _outliers(peers: Sequence[EpisodeRow], config: QualityConfig) -> None:
     for row, share, end in zip(peers, idle, steady, strict=True):
         if share >= config.idle_share and np.median(idle) < config.idle_share / 2:
             _add(row, "idle", "risk", f"nothing moves in {share:.0%} of it; the median of its task is {np.median(idle):.0%}")
-        if end < 0.3 and np.quantile(steady, 0.25) > 0.7:
+        if end < config.moving_end and np.quantile(steady, 0.25) > config.settled_end:
             _add(row, "final_stability", "risk", f"is still moving at its end (stability {end:.2f}); its task's others have come to rest")
 
 

@@ -51,6 +51,9 @@ class QualityConfig(Config):
     still_partner_range: float = Field(0.25, gt=0, le=1, description="how far the partner must move in that time, in ranges (ours)")
     sensor_changes_share: float = Field(0.9, gt=0, le=1, description="a component that changes this often normally must not stand still")
 
+    moving_end: float = Field(0.45, gt=0, lt=1, description="final stability below which an episode is still moving at its end (ours)")
+    settled_end: float = Field(0.7, gt=0, lt=1, description="and what three quarters of its task's episodes must have then (ours)")
+
     # Action against state.
     lag_most_s: float = Field(0.6, gt=0, description="lags looked at: later than this, a person would have stopped recording")
     lag_correlation: float = Field(0.6, gt=0, lt=1, description="least correlation at which a lag is believed (ours)")

@@ -32,7 +32,9 @@ class Following:
     findings: tuple[Finding, ...]
 
 
-def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: float, config: QualityConfig) -> Following:
+def follow(
+    state: np.ndarray, action: np.ndarray, periods: np.ndarray, signals: Signals, rate_hz: float, config: QualityConfig
+) -> Following:
     """Cross-correlate commands and positions.
 
     Differences over two frames are correlated, so that an offset or a slow drift between command and joint does not matter and
@@ -41,6 +43,7 @@ def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: flo
     Args:
         state: in ranges. Shape (frames, state components).
         action: in ranges. Shape (frames, action components).
+        periods: interval before each frame but the first, in periods; a step over a gap, which both make at once, is left out.
         signals: which belong together.
         rate_hz: frames a second.
         config: thresholds.
@@ -51,7 +54,8 @@ def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: flo
     if not count or most < 1:
         return nothing
     left, right = (np.array(places) for places in zip(*signals.pairs, strict=True))
-    moved = (state[2:] - state[:-2])[:, left], (action[2:] - action[:-2])[:, right]
+    whole = ((periods[1:] == 1) & (periods[:-1] == 1))[:, None]
+    moved = (state[2:] - state[:-2])[:, left] * whole, (action[2:] - action[:-2])[:, right] * whole
     size = [np.sqrt(np.square(item).mean(axis=0)) for item in moved]
     moving = np.flatnonzero((size[0] > LEAST_STEP) & (size[1] > LEAST_STEP))
     if not len(moving):
@@ -72,7 +76,7 @@ def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: flo
 def start_jump(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: float, config: QualityConfig) -> list[Finding]:
     """A joint that travels to its first command while that stands still: follower and leader were not together when recording began.
 
-    Arguments as of ``follow``.
+    ``state``, ``action`` and the others as of ``follow``.
     """
     window = min(len(state), max(2, round(START_S * rate_hz)))
     travels: dict[str, float] = {}

@@ -65,6 +65,7 @@ def spikes(
         if len(own) < config.spike_least_frames:
             continue
         largest = int(own[np.argmax(step[own, component])])
+        largest -= largest - 1 in own  # there and back again: the first of the two
         size, unit, at_s = abs(signed[largest, component]), channel.units[component], seconds[largest + 1]
         what = "command of" if channel.column == "action" else "joint"
         text = f"{what} {channel.labels[component]} jumps {size:.3g}{' ' + unit if unit else ''} in one frame at {at_s:.2f} s"

@@ -157,12 +157,13 @@ def clipped_share(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
     Shapes (frames, components), (components,) -> (components,).
     """
+    if len(values) < 3:
+        return np.zeros(values.shape[1])
     edge = (values == values.min(axis=0)) | (values == values.max(axis=0))
     three = np.zeros_like(edge)
-    if len(edge) >= 3:
-        whole = edge[2:] & edge[1:-1] & edge[:-2]
-        three[2:] |= whole
-        three[1:-1] |= whole
-        three[:-2] |= whole
+    whole = edge[2:] & edge[1:-1] & edge[:-2]
+    three[2:] |= whole
+    three[1:-1] |= whole
+    three[:-2] |= whole
     share: np.ndarray = three.mean(axis=0)
     return np.where((np.ptp(values, axis=0) > 0.1 * scale) & (share < MOST_CLIPPED), share, 0.0)

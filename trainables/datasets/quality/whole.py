@@ -18,8 +18,8 @@ from trainables.robots.registry import ROBOTS
 
 __all__ = ["dataset_findings", "dataset_measures"]
 
-FEW_STATES = 8.0
-"""Effective number of cells, of 512, below which everything happens in one place."""
+FEW_STATES = 0.02
+"""Effective number of visited regions, as a share of all, below which everything happens in one place."""
 
 
 def dataset_findings(
@@ -64,8 +64,9 @@ def dataset_findings(
                 "action",
             )
     _drift(usable, signals, config, add)
-    if len(usable) >= config.peers_least and coverage.get("coverage_states", np.inf) < FEW_STATES:
-        add("coverage", "risk", f"all episodes stay in about {coverage['coverage_states']:.1f} of 512 regions of the state space")
+    if len(usable) >= config.peers_least and coverage.get("coverage_states", np.inf) < FEW_STATES * coverage.get("coverage_regions", 0.0):
+        text = f"all episodes stay in about {coverage['coverage_states']:.1f} of {coverage['coverage_regions']:.0f} regions"
+        add("coverage", "risk", f"{text} of the state space")
     return found
 
 
