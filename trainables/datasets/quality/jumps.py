@@ -70,7 +70,7 @@ def spikes(
         what = "command of" if channel.column == "action" else "joint"
         text = f"{what} {channel.labels[component]} jumps {size:.3g}{' ' + unit if unit else ''} in one frame at {at_s:.2f} s"
         text += f"; {len(own)} such steps" if len(own) > 2 else ""
-        findings.append(_finding("spikes", "defect", text, channel, component, seconds[own[0]], seconds[own[-1] + 1]))
+        findings.append(_finding("spikes", "defect", text, channel, component, at_s, at_s))
     return float(len(frames)), findings
 
 

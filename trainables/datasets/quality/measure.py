@@ -108,7 +108,7 @@ class Ruler:
             count += found
             row.findings += findings
             if limits is not None:
-                figures, findings = at_limits(values[channel.column], channel, limits, ~idle_mask, config)
+                figures, findings = at_limits(values[channel.column], channel, limits, ~idle_mask, timing.seconds, config)
                 row.measures |= {name: max(value, row.measures.get(name, 0.0)) for name, value in figures.items()}
                 row.findings += findings
         row.measures["spikes"] = count

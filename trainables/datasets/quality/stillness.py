@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +122,7 @@ def still_while_partner_moves(
 
 
 def at_limits(
-    values: np.ndarray, channel: Channel, limits: Limits, moving: np.ndarray, config: QualityConfig
+    values: np.ndarray, channel: Channel, limits: Limits, moving: np.ndarray, seconds: np.ndarray, config: QualityConfig
 ) -> tuple[dict[str, float], list[Finding]]:
     """Share of the moving frames at a known limit, and what lies beyond one.
 
@@ -130,6 +131,7 @@ def at_limits(
         channel: their names.
         limits: of them.
         moving: frames that are not idle. Shape (frames,).
+        seconds: of each frame.
         config: thresholds.
     """
     known = np.flatnonzero(np.isfinite(limits.span))
@@ -138,14 +140,17 @@ def at_limits(
     part, low, high, span = values[:, known], limits.low[known], limits.high[known], limits.span[known]
     margin = config.limit_margin * span
     at = ((part <= low + margin) | (part >= high - margin))[moving].mean(axis=0) if moving.any() else np.zeros(len(known))
-    excess = np.maximum(low - part, part - high).max(axis=0)
+    over = np.maximum(low - part, part - high)
+    excess = over.max(axis=0)
     commands, findings = channel.column == "action", []
     for place, component in enumerate(known):
         name, unit = channel.names[component], channel.units[component]
         what = f"{'command of ' if commands else ''}{channel.labels[component]}"
         if excess[place] > config.beyond_margin * span[place]:
             text = f"{what} goes {excess[place]:.3g}{' ' + unit if unit else ''} beyond its limit ({limits.sources[component]})"
-            findings.append(Finding(check="beyond_limits", severity="defect", text=text, component=name, column=channel.column))
+            beyond = seconds[over[:, place] > config.beyond_margin * span[place]]
+            where: dict[str, Any] = {"component": name, "column": channel.column, "start_s": beyond[0], "end_s": beyond[-1]}
+            findings.append(Finding(check="beyond_limits", severity="defect", text=text, **where))
         elif at[place] >= config.limit_risk_share:
             text = f"{what} is at its limit in {at[place]:.0%} of the moving frames ({limits.sources[component]})"
             findings.append(Finding(check="saturation", severity="risk", text=text, component=name, column=channel.column))
