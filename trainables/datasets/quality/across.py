@@ -33,6 +33,7 @@ def compare_episodes(rows: Sequence[EpisodeRow], signals: Signals, fps: int, con
             _outliers(peers, config)
             _stillness(peers, signals, config)
             _channels(peers, signals)
+            _offsets(peers, signals, config)
     _lags(usable, fps, config)
 
 
@@ -85,12 +86,13 @@ def _outliers(peers: Sequence[EpisodeRow], config: QualityConfig) -> None:
     for row, share, end in zip(peers, idle, steady, strict=True):
         if share >= config.idle_share and np.median(idle) < config.idle_share / 2:
             _add(row, "idle", "risk", f"nothing moves in {share:.0%} of it; the median of its task is {np.median(idle):.0%}")
-        if end < 0.3 and np.quantile(steady, 0.25) > 0.7:
+        if end < config.moving_end and np.quantile(steady, 0.25) > config.settled_end:
             _add(row, "final_stability", "risk", f"is still moving at its end (stability {end:.2f}); its task's others have come to rest")
 
 
 def _stillness(peers: Sequence[EpisodeRow], signals: Signals, config: QualityConfig) -> None:
     """Sensors that stand still although they usually change at every frame; commands stuck or clipped as in no other episode."""
+    _clipped(peers, signals, config)
     for name, channel in (("sensor", signals.sensors), ("command", signals.action)):
         if channel is None or f"{name}_still_s" not in peers[0].vectors:
             continue
@@ -102,31 +104,37 @@ def _stillness(peers: Sequence[EpisodeRow], signals: Signals, config: QualityCon
             upper = np.quantile(still, 0.75, axis=0)
             odd = (still >= 2 * config.still_s) & (still > config.peer_ratio * np.maximum(upper, config.still_s / 2))
         for episode, component in np.argwhere(odd):
-            row, label = peers[episode], channel.names[component]
-            if any(finding.component == label and finding.check in ("frozen_sensor", "stuck_command") for finding in row.findings):
+            row, label = peers[episode], channel.labels[component]
+            if _known(row, channel.names[component], "frozen_sensor", "stuck_command", "clipped"):
                 continue
             held_s, at_s = float(still[episode, component]), float(start[episode, component])
             check = "frozen_sensor" if name == "sensor" else "stuck_command"
             text = f"{label} is frozen" if name == "sensor" else f"command of {label} is stuck"
-            others = (
-                "it usually changes at every frame"
-                if name == "sensor"
-                else f"half of its task's episodes hold it for {_middle(still[:, component])} s"
-            )
-            text += f" for {held_s:.2g} s from {at_s:.2f} s; {others}"
-            _add(row, check, "defect", text, component=label, column=channel.column, start_s=at_s, end_s=at_s + held_s)
+            half = f"half of its task's episodes hold it for {_middle(still[:, component])} s"
+            text += f" for {held_s:.2g} s from {at_s:.2f} s; {'it usually changes at every frame' if name == 'sensor' else half}"
+            where = {"component": channel.names[component], "column": channel.column, "start_s": at_s, "end_s": at_s + held_s}
+            _add(row, check, "defect", text, **where)
+
+
+def _clipped(peers: Sequence[EpisodeRow], signals: Signals, config: QualityConfig) -> None:
+    """Commands that lie flat at their own extreme as in no other episode. What follows from it, a fast way between two ends, goes."""
     if signals.action is None:
         return
-    clipped, still = (np.stack([row.vectors[name] for row in peers]) for name in ("command_clipped", "command_still_s"))
+    clipped = np.stack([row.vectors["command_clipped"] for row in peers])
     upper = np.quantile(clipped, 0.75, axis=0)
     odd = (clipped >= config.clipped_share) & (clipped > config.peer_ratio * upper) & (clipped > upper + config.clipped_share)
     for episode, component in np.argwhere(odd):
-        row, label = peers[episode], signals.action.names[component]
-        if any(finding.component == label and finding.check == "stuck_command" for finding in row.findings):
+        row, name = peers[episode], signals.action.names[component]
+        if _known(row, name, "stuck_command"):
             continue
-        text = f"command of {label} lies flat at its own extreme in {clipped[episode, component]:.0%} of the frames, as if cut off"
-        text += f"; in half of its task's episodes that is {_middle(100 * clipped[:, component])} %"
-        _add(row, "clipped", "defect", text, component=label, column="action")
+        text = f"command of {signals.action.labels[component]} lies flat at its own extreme in {clipped[episode, component]:.0%}"
+        text += f" of the frames, as if cut off; in half of its task's episodes that is {_middle(100 * clipped[:, component])} %"
+        row.findings = [item for item in row.findings if (item.check, item.column, item.component) != ("spikes", "action", name)]
+        _add(row, "clipped", "defect", text, component=name, column="action")
+
+
+def _known(row: EpisodeRow, component: str, *checks: str) -> bool:
+    return any(finding.component == component and finding.check in checks for finding in row.findings)
 
 
 def _channels(peers: Sequence[EpisodeRow], signals: Signals) -> None:
@@ -138,11 +146,30 @@ def _channels(peers: Sequence[EpisodeRow], signals: Signals) -> None:
         usual = np.array([np.median(column[np.isfinite(column)]) if np.isfinite(column).sum() >= 4 else np.nan for column in own.T])
     odd = (own < 0.3) & (usual > 0.7)
     for episode, pair in np.argwhere(odd):
-        row, label = peers[episode], signals.action.names[signals.pairs[pair][1]]
+        row, place = peers[episode], signals.pairs[pair][1]
         if any(finding.severity == "defect" for finding in row.findings):
             continue  # explained already
-        text = f"{label} does not follow its command (correlation {own[episode, pair]:.2f}; usually {usual[pair]:.2f})"
-        _add(row, "channels", "defect", text, component=label, column="action")
+        text = (
+            f"{signals.action.labels[place]} does not follow its command (correlation {own[episode, pair]:.2f}; usually {usual[pair]:.2f})"
+        )
+        _add(row, "channels", "defect", text, component=signals.action.names[place], column="action")
+
+
+def _offsets(peers: Sequence[EpisodeRow], signals: Signals, config: QualityConfig) -> None:
+    """A joint that stays far from its command as in no other episode of its task: exchanged channels, a wrong zero, an obstacle."""
+    if signals.state is None or "offset" not in peers[0].vectors:
+        return
+    offsets = np.stack([row.vectors["offset"] for row in peers])
+    for pair, (left, _) in enumerate(signals.pairs):
+        own, name = offsets[:, pair], signals.state.names[left]
+        low, high = tukey_fences(own, config.tukey_k, config.offset_range / (2 * config.tukey_k))
+        odd = np.flatnonzero(((own < low) | (own > high)) & (np.abs(own - np.median(own)) > config.offset_range))
+        for episode in odd:
+            if any(finding.severity == "defect" and finding.column == "action" for finding in peers[episode].findings):
+                continue  # explained already
+            size = f"{own[episode]:+.0%} of its range"
+            text = f"{signals.state.labels[left]} stays {size} from its command; in half of its task's episodes {_middle(100 * own)} %"
+            _add(peers[episode], "offset", "defect", text, component=name, column=signals.state.column)
 
 
 def _lags(rows: Sequence[EpisodeRow], fps: int, config: QualityConfig) -> None:

@@ -38,7 +38,12 @@ def letters_chart(grade: DatasetGrade) -> Figure:
         "textposition": "auto",
         "hovertemplate": "%{y}: %{x} episodes<extra></extra>",
     }
-    layout = {"yaxis": {"autorange": "reversed"}, "xaxis": {"title": {"text": "episodes"}}, "showlegend": False, "height": 240}
+    layout = {
+        "yaxis": {"autorange": "reversed"},
+        "xaxis": {"title": {"text": "episodes"}, "dtick": _dtick(max(counts.values()))},
+        "showlegend": False,
+        "height": 240,
+    }
     return {"data": [bar], "layout": layout}
 
 
@@ -64,6 +69,7 @@ def histograms(grade: DatasetGrade) -> dict[str, Figure]:
             bar = {"type": "bar", "x": packed(middle, "f4"), "y": packed(count, "i4"), "name": legend, "marker": {"color": colour}}
             traces.append(bar | {"hovertemplate": "%{x:.3g}: %{y}<extra></extra>", "width": float(edges[1] - edges[0])})
         layout = {"title": {"text": title}, "barmode": "stack", "bargap": 0.02, "height": 250, "showlegend": False}
+        layout["yaxis"] = {"dtick": _dtick(int(np.histogram(np.clip(known, low, high), edges)[0].max()))}
         charts[f"histogram-{name}"] = {"data": traces, "layout": layout}
     return charts
 
@@ -119,6 +125,12 @@ def trace_chart(trace: Trace, episode: EpisodeGrade) -> Figure:
         "margin": {"l": 150, "r": 14, "t": 14, "b": 84},
     }
     return {"data": traces, "layout": layout}
+
+
+def _dtick(most: int) -> int:
+    """Distance of the ticks of an axis that counts: whole, about five of them."""
+    power = 10 ** max(0, len(str(max(1, most // 5))) - 1)
+    return next(step for step in (power, 2 * power, 5 * power, 10 * power) if step * 5 >= most)
 
 
 def _marked(finding: Finding, lanes: list[str], end_s: float) -> list[Figure]:

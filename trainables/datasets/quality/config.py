@@ -51,11 +51,15 @@ class QualityConfig(Config):
     still_partner_range: float = Field(0.25, gt=0, le=1, description="how far the partner must move in that time, in ranges (ours)")
     sensor_changes_share: float = Field(0.9, gt=0, le=1, description="a component that changes this often normally must not stand still")
 
+    moving_end: float = Field(0.45, gt=0, lt=1, description="final stability below which an episode is still moving at its end (ours)")
+    settled_end: float = Field(0.7, gt=0, lt=1, description="and what three quarters of its task's episodes must have then (ours)")
+
     # Action against state.
     lag_most_s: float = Field(0.6, gt=0, description="lags looked at: later than this, a person would have stopped recording")
     lag_correlation: float = Field(0.6, gt=0, lt=1, description="least correlation at which a lag is believed (ours)")
     lead_defect_frames: int = Field(2, ge=1, description="a state this many frames before its command is a logging fault: causality")
     lag_off_frames: float = Field(3.0, gt=0, description="frames from the dataset's median lag that are a defect (ours)")
+    offset_range: float = Field(0.2, gt=0, le=1, description="ranges between a joint and its command, beyond the task's usual (ours)")
     start_range: float = Field(0.15, gt=0, le=1, description="travel to a command that stands still, in ranges, that is a risk (ours)")
     channel_own: float = Field(0.3, gt=0, lt=1, description="correlation with its own command below which a channel is questioned (ours)")
     channel_other: float = Field(0.75, gt=0, lt=1, description="correlation with another's command that shows an exchange (ours)")

@@ -13,16 +13,21 @@ from trainables.datasets.quality.model import Finding
 __all__ = ["Coverage", "cover"]
 
 AXES = 3
-BINS = 8
-"""Quantile bins of each axis: 512 cells. Each bin holds as many states as any other, so a cell is empty for what it combines."""
+MOST_BINS = 6
+"""Quantile bins of each axis, at most, beside one at each end for what lies outside Tukey's fences: 512 cells. Each bin holds as many
+states as any other, so a cell is empty for what it combines."""
+FENCE = 1.5
+STATES_A_CELL = 16
+"""Cells are so many that each could hold this many states: with fewer a cell would be one episode's alone by chance."""
 
 
 class Coverage:
     """Of a dataset.
 
     Attributes:
-        measures: ``coverage_cells`` (share of the cells that were visited), ``coverage_states`` (effective number of cells,
-            exp of the entropy of the visits; Hill 1973), ``coverage_axes_variance`` (share of the variance that the axes carry).
+        measures: ``coverage_regions`` (cells), ``coverage_cells`` (share of them that were visited), ``coverage_states`` (effective
+            number of cells, exp of the entropy of the visits; Hill 1973), ``coverage_axes_variance`` (share of the variance that the axes
+            carry).
         points: states on the first two axes, thinned. Shape (points, 2).
         episodes: row of the episode that each is of. Shape (points,).
     """
@@ -46,19 +51,25 @@ def cover(rows: Sequence[EpisodeRow], config: QualityConfig) -> Coverage:
     axes, variance = axes[:, ::-1], np.maximum(variance[::-1], 0.0)
     used = max(1, min(AXES, int((variance > 1e-12).sum())))
     projected = centred @ axes[:, :used]
+    bins = int(np.clip((len(projected) / STATES_A_CELL) ** (1 / used), 2, MOST_BINS))
     cell = np.zeros(len(projected), int)
     for axis in range(used):
-        edges = np.quantile(projected[:, axis], np.arange(1, BINS) / BINS)
-        cell = cell * BINS + np.searchsorted(edges, projected[:, axis])
-    visits = np.bincount(cell, minlength=BINS**used)
+        along = projected[:, axis]
+        low, high = np.quantile(along, [0.25, 0.75])
+        inner = np.quantile(along, np.arange(1, bins) / bins)
+        edges = np.concatenate([[low - FENCE * (high - low)], inner, [high + FENCE * (high - low)]])
+        cell = cell * (bins + 2) + np.searchsorted(edges, along)
+    cells = (bins + 2) ** used
+    visits = np.bincount(cell, minlength=cells)
     share = visits[visits > 0] / len(cell)
     result.measures = {
+        "coverage_regions": float(cells),
         "coverage_cells": float((visits > 0).mean()),
         "coverage_states": float(np.exp(-(share * np.log(share)).sum())),
         "coverage_axes_variance": float(variance[:used].sum() / max(variance.sum(), 1e-12)),
     }
     pairs = np.unique(np.stack([cell, episode], axis=1), axis=0)
-    visitors = np.bincount(pairs[:, 0], minlength=BINS**used)
+    visitors = np.bincount(pairs[:, 0], minlength=cells)
     novel = np.bincount(episode, weights=visitors[cell] == 1, minlength=len(rows)) / np.maximum(
         np.bincount(episode, minlength=len(rows)), 1
     )

@@ -32,7 +32,9 @@ class Following:
     findings: tuple[Finding, ...]
 
 
-def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: float, config: QualityConfig) -> Following:
+def follow(
+    state: np.ndarray, action: np.ndarray, periods: np.ndarray, signals: Signals, rate_hz: float, config: QualityConfig
+) -> Following:
     """Cross-correlate commands and positions.
 
     Differences over two frames are correlated, so that an offset or a slow drift between command and joint does not matter and
@@ -41,6 +43,7 @@ def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: flo
     Args:
         state: in ranges. Shape (frames, state components).
         action: in ranges. Shape (frames, action components).
+        periods: interval before each frame but the first, in periods; a step over a gap, which both make at once, is left out.
         signals: which belong together.
         rate_hz: frames a second.
         config: thresholds.
@@ -51,7 +54,8 @@ def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: flo
     if not count or most < 1:
         return nothing
     left, right = (np.array(places) for places in zip(*signals.pairs, strict=True))
-    moved = (state[2:] - state[:-2])[:, left], (action[2:] - action[:-2])[:, right]
+    whole = ((periods[1:] == 1) & (periods[:-1] == 1))[:, None]
+    moved = (state[2:] - state[:-2])[:, left] * whole, (action[2:] - action[:-2])[:, right] * whole
     size = [np.sqrt(np.square(item).mean(axis=0)) for item in moved]
     moving = np.flatnonzero((size[0] > LEAST_STEP) & (size[1] > LEAST_STEP))
     if not len(moving):
@@ -72,7 +76,7 @@ def follow(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: flo
 def start_jump(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz: float, config: QualityConfig) -> list[Finding]:
     """A joint that travels to its first command while that stands still: follower and leader were not together when recording began.
 
-    Arguments as of ``follow``.
+    ``state``, ``action`` and the others as of ``follow``.
     """
     window = min(len(state), max(2, round(START_S * rate_hz)))
     travels: dict[str, float] = {}
@@ -84,7 +88,8 @@ def start_jump(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz:
     if not travels:
         return []
     name = max(travels, key=lambda joint: travels[joint])
-    text = f"starts away from the first command and travels there by itself: {name} by {travels[name]:.0%} of its range"
+    label = signals.state.labels[signals.state.names.index(name)] if signals.state else name
+    text = f"starts away from the first command and travels there by itself: {label} by {travels[name]:.0%} of its range"
     text += f", and {len(travels) - 1} more joints" if len(travels) > 1 else ""
     return [Finding(check="start", severity="risk", text=text, component=name, start_s=0.0, end_s=window / rate_hz)]
 
@@ -106,6 +111,7 @@ def _channels(matrix: np.ndarray, actions: list[int], signals: Signals, config: 
     """Two channels that were exchanged, and one whose sign was."""
     assert signals.action is not None
     names = [signals.action.names[place] for place in actions]
+    labels = [signals.action.labels[place] for place in actions]
     own = np.diag(matrix)
     other = matrix - np.diag(np.full(len(own), np.inf))
     findings, exchanged = [], set()
@@ -116,13 +122,13 @@ def _channels(matrix: np.ndarray, actions: list[int], signals: Signals, config: 
         mutual = other[joint, best] > config.channel_other and other[best, joint] > config.channel_other and own[best] < config.channel_own
         if mutual and best not in exchanged:
             exchanged |= {joint, best}
-            text = f"commands of {names[joint]} and {names[best]} look exchanged: each joint follows the other's "
+            text = f"commands of {labels[joint]} and {labels[best]} look exchanged: each joint follows the other's "
             text += (
                 f"(correlation {other[joint, best]:.2f} and {other[best, joint]:.2f}; with its own {own[joint]:.2f} and {own[best]:.2f})"
             )
             findings.append(Finding(check="channels", severity="defect", text=text, component=names[joint], column="action"))
     for joint in np.flatnonzero(own < -config.channel_other):
         if int(joint) not in exchanged:
-            text = f"command of {names[joint]} has the other sign: the joint moves against it (correlation {own[joint]:.2f})"
+            text = f"command of {labels[joint]} has the other sign: the joint moves against it (correlation {own[joint]:.2f})"
             findings.append(Finding(check="channels", severity="defect", text=text, component=names[joint], column="action"))
     return tuple(findings)

@@ -11,6 +11,7 @@ from trainables.datasets.quality.signals import Channel
 
 __all__ = ["chatter", "spikes"]
 
+MOSTLY_STILL = 0.9
 NEIGHBOURS = 4
 """Steps on each side to which a step is compared."""
 
@@ -45,6 +46,8 @@ def spikes(
         np.take_along_axis(ordered, np.minimum(len(step) - 1, zeros + ((len(step) - zeros) * share).astype(int))[None], axis=0)[0]
         for share in (0.25, 0.5, 0.75)
     )
+    # Where a component hardly ever moves, its few steps are no measure of what is usual.
+    median, upper, quartile = (np.where(zeros < MOSTLY_STILL * len(step), value, 0.0) for value in (median, upper, quartile))
     threshold = np.maximum(config.spike_range_share * scale, config.spike_median_ratio * median)
     # 1.4826 · MAD is the interquartile range / 1.349 for the normal distribution, and the quartiles are here already.
     threshold = np.maximum(threshold, median + config.spike_robust_z * (upper - quartile) / 1.349)
@@ -62,11 +65,12 @@ def spikes(
         if len(own) < config.spike_least_frames:
             continue
         largest = int(own[np.argmax(step[own, component])])
+        largest -= largest - 1 in own  # there and back again: the first of the two
         size, unit, at_s = abs(signed[largest, component]), channel.units[component], seconds[largest + 1]
         what = "command of" if channel.column == "action" else "joint"
-        text = f"{what} {channel.names[component]} jumps {size:.3g}{' ' + unit if unit else ''} in one frame at {at_s:.2f} s"
+        text = f"{what} {channel.labels[component]} jumps {size:.3g}{' ' + unit if unit else ''} in one frame at {at_s:.2f} s"
         text += f"; {len(own)} such steps" if len(own) > 2 else ""
-        findings.append(_finding("spikes", "defect", text, channel, component, seconds[own[0]], seconds[own[-1] + 1]))
+        findings.append(_finding("spikes", "defect", text, channel, component, at_s, at_s))
     return float(len(frames)), findings
 
 
@@ -86,7 +90,7 @@ def chatter(values: np.ndarray, channel: Channel, scale: np.ndarray, config: Qua
     for component in np.flatnonzero(turns >= config.reversal_risk_share):
         severity = "defect" if turns[component] >= config.reversal_defect_share else "risk"
         amplitude, unit = np.sqrt(second[component]) * scale[component], channel.units[component]
-        text = f"{channel.names[component]} chatters: it turns back in {turns[component]:.0%} of the frames, by about {amplitude:.2g}"
+        text = f"{channel.labels[component]} chatters: it turns back in {turns[component]:.0%} of the frames, by about {amplitude:.2g}"
         findings.append(_finding("chatter", severity, text + (f" {unit}" if unit else ""), channel, component, None, None))
     return {"reversal_share": float(turns.max()), "high_frequency_share": float(energy.max())}, findings
 

@@ -108,7 +108,7 @@ class Ruler:
             count += found
             row.findings += findings
             if limits is not None:
-                figures, findings = at_limits(values[channel.column], channel, limits, ~idle_mask, config)
+                figures, findings = at_limits(values[channel.column], channel, limits, ~idle_mask, timing.seconds, config)
                 row.measures |= {name: max(value, row.measures.get(name, 0.0)) for name, value in figures.items()}
                 row.findings += findings
         row.measures["spikes"] = count
@@ -120,16 +120,19 @@ class Ruler:
             share, findings = held_frames(sensors, position, scales.position, timing.seconds, config)
             row.measures["repeated_share"] = share
             row.findings += findings
-        self._vectors(row, values, sensors)
+        self._vectors(row, values, sensors, timing.periods, idle_mask)
         row.signature, distinct = min_hash(in_ranges)
         row.measures["distinct_frames"] = distinct
         row.states = sampled(in_ranges, self.states_kept)
 
-    def _vectors(self, row: EpisodeRow, values: dict[str, np.ndarray], sensors: np.ndarray | None) -> None:
-        """One number a component, for the comparison with other episodes.
+    def _vectors(
+        self, row: EpisodeRow, values: dict[str, np.ndarray], sensors: np.ndarray | None, periods: np.ndarray, idle_mask: np.ndarray
+    ) -> None:
+        """Fill ``row.vectors``.
 
         ``mean`` (position, in ranges); ``sensor_changes`` (share of frames), ``sensor_still_s`` and ``sensor_still_at_s`` of the whole
-        state; ``command_still_s``, ``command_still_at_s``, ``command_clipped`` and ``command_span`` (in ranges); ``own`` of each pair.
+        state; ``command_still_s``, ``command_still_at_s``, ``command_clipped`` and ``command_span`` (in ranges); of each pair ``own``
+        (correlation) and ``offset`` (median of position minus command, in ranges).
         """
         signals, fps = self.signals, float(self.fps)
         vectors: dict[str, np.ndarray] = {"mean": values[signals.position.column].mean(axis=0) / self.scales.position}
@@ -150,18 +153,23 @@ class Ruler:
                 assert signals.state
                 assert state is not None
                 partners[right] = Partner(state[:, left], self.scales.position[left], signals.state.names[left])
-            still, start, findings = still_while_partner_moves(action, signals.action, partners, fps, self.config)
+            # While all commands rest none of them is stuck: NaN, which equals nothing, ends a run.
+            active = np.where(idle_mask[:, None], np.nan, action)
+            still, start, findings = still_while_partner_moves(active, signals.action, partners, fps, self.config)
             row.findings += findings
-            vectors |= {"command_still_s": still, "command_still_at_s": start, "command_clipped": clipped_share(action, self.scales.action)}
+            vectors |= {"command_still_s": still, "command_still_at_s": start}
+            vectors["command_clipped"] = clipped_share(action[~idle_mask], self.scales.action)
             vectors["command_span"] = np.ptp(action, axis=0) / self.scales.action
             if state is not None and signals.pairs:
                 in_ranges = state / self.scales.position, action / self.scales.action
-                following = follow(*in_ranges, signals, fps, self.config)
+                following = follow(*in_ranges, periods, signals, fps, self.config)
                 row.findings += following.findings
                 row.findings += start_jump(*in_ranges, signals, fps, self.config)
                 row.measures |= {"lag_frames": following.lag_frames, "lag_ms": following.lag_frames * 1000 / fps}
                 row.measures["lag_correlation"] = following.correlation
                 vectors["own"] = following.own
+                left, right = (list(places) for places in zip(*signals.pairs, strict=True))
+                vectors["offset"] = np.median(state[:, left] - action[:, right], axis=0) / self.scales.position[left]
         row.vectors = {name: np.asarray(vector, np.float32) for name, vector in vectors.items()}
 
     def _channels(self) -> list[tuple[Channel, np.ndarray, Limits | None]]:

@@ -51,8 +51,12 @@ class EpisodeGrade(Config):
 
     @property
     def reason(self) -> str:
-        """All findings in one line, defects first."""
-        return "; ".join(finding.text for finding in (*self.defects, *self.risks)) or "nothing found"
+        """What was found in one line, defects first, each kind once."""
+        kinds: dict[str, list[str]] = {}
+        for finding in (*self.defects, *self.risks):
+            kinds.setdefault(finding.check, []).append(finding.text)
+        more = (f"{texts[0]} (and {len(texts) - 1} more like it)" if len(texts) > 1 else texts[0] for texts in kinds.values())
+        return "; ".join(more) or "nothing found"
 
 
 class DatasetGrade(Config):

@@ -95,6 +95,6 @@ def idle(values: np.ndarray, rate_hz: float, config: QualityConfig) -> tuple[np.
 
 
 def final_stability(position: np.ndarray, rate_hz: float) -> float:
-    """exp(-std / 0.05) over the last half second, std in ranges, mean over joints: 1 stands still at the end. ``position`` as above."""
+    """exp(-std / 0.05) over the last half second, std in ranges of the joint that moves most: 1 has come to rest."""
     last = position[-max(2, round(0.5 * rate_hz)) :]
-    return float(np.exp(-last.std(axis=0).mean() / 0.05))
+    return float(np.exp(-last.std(axis=0).max() / 0.05))

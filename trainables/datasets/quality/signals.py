@@ -34,6 +34,14 @@ class Channel:
     """Places in the column's flat vector."""
     units: tuple[str, ...]
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names for a text: without the field in front where all have the same."""
+        fields = {name.partition(".")[0] for name in self.names if "." in name}
+        if len(fields) == 1 and all("." in name for name in self.names):
+            return tuple(name.partition(".")[2] for name in self.names)
+        return self.names
+
     def of(self, episode: Episode) -> np.ndarray:
         """Its values. Shape (frames, components), float64."""
         values = np.asarray(episode.columns[self.column])

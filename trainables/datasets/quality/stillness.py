@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ SETTLING_S = 0.3
 """What a joint may still move after its command has come to rest."""
 RESUMES_RANGE = 0.08
 """Step, in ranges, with which a frozen sensor wakes up somewhere else; a joint that was blocked starts slowly."""
+MOST_CLIPPED = 0.9
+"""A component that lies at its extreme for longer does not move; a single jump away from there is no cut-off motion."""
 NOISE_SPREAD = 8.0
 """Standard deviations between the extremes of a second of white noise, with room: what a joint at rest seems to move."""
 
@@ -103,11 +106,11 @@ def still_while_partner_moves(
             wakes = end < len(values) and abs(values[end, component] - values[end - 1, component]) > RESUMES_RANGE * partner.scale
             if not wakes and np.abs(np.diff(own)).sum() < 1.0:
                 continue
-        name, held_s = channel.names[component], longest[component] / rate_hz
+        name, label, held_s = channel.names[component], channel.labels[component], longest[component] / rate_hz
         moves = f"moves {travel:.0%} of its range"
-        text = f"command of {name} is stuck for {held_s:.2g} s from {begin / rate_hz:.2f} s while the joint {moves}"
+        text = f"command of {label} is stuck for {held_s:.2g} s from {begin / rate_hz:.2f} s while the joint {moves}"
         if not commands:
-            text = f"{name} is frozen for {held_s:.2g} s from {begin / rate_hz:.2f} s while its command {moves}"
+            text = f"{label} is frozen for {held_s:.2g} s from {begin / rate_hz:.2f} s while its command {moves}"
         bounds = {"start_s": begin / rate_hz, "end_s": end / rate_hz}
         check = "stuck_command" if commands else "frozen_sensor"
         findings.append(
@@ -119,7 +122,7 @@ def still_while_partner_moves(
 
 
 def at_limits(
-    values: np.ndarray, channel: Channel, limits: Limits, moving: np.ndarray, config: QualityConfig
+    values: np.ndarray, channel: Channel, limits: Limits, moving: np.ndarray, seconds: np.ndarray, config: QualityConfig
 ) -> tuple[dict[str, float], list[Finding]]:
     """Share of the moving frames at a known limit, and what lies beyond one.
 
@@ -128,6 +131,7 @@ def at_limits(
         channel: their names.
         limits: of them.
         moving: frames that are not idle. Shape (frames,).
+        seconds: of each frame.
         config: thresholds.
     """
     known = np.flatnonzero(np.isfinite(limits.span))
@@ -136,14 +140,17 @@ def at_limits(
     part, low, high, span = values[:, known], limits.low[known], limits.high[known], limits.span[known]
     margin = config.limit_margin * span
     at = ((part <= low + margin) | (part >= high - margin))[moving].mean(axis=0) if moving.any() else np.zeros(len(known))
-    excess = np.maximum(low - part, part - high).max(axis=0)
+    over = np.maximum(low - part, part - high)
+    excess = over.max(axis=0)
     commands, findings = channel.column == "action", []
     for place, component in enumerate(known):
         name, unit = channel.names[component], channel.units[component]
-        what = f"{'command of ' if commands else ''}{name}"
+        what = f"{'command of ' if commands else ''}{channel.labels[component]}"
         if excess[place] > config.beyond_margin * span[place]:
             text = f"{what} goes {excess[place]:.3g}{' ' + unit if unit else ''} beyond its limit ({limits.sources[component]})"
-            findings.append(Finding(check="beyond_limits", severity="defect", text=text, component=name, column=channel.column))
+            beyond = seconds[over[:, place] > config.beyond_margin * span[place]]
+            where: dict[str, Any] = {"component": name, "column": channel.column, "start_s": beyond[0], "end_s": beyond[-1]}
+            findings.append(Finding(check="beyond_limits", severity="defect", text=text, **where))
         elif at[place] >= config.limit_risk_share:
             text = f"{what} is at its limit in {at[place]:.0%} of the moving frames ({limits.sources[component]})"
             findings.append(Finding(check="saturation", severity="risk", text=text, component=name, column=channel.column))
@@ -155,12 +162,13 @@ def clipped_share(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
     Shapes (frames, components), (components,) -> (components,).
     """
+    if len(values) < 3:
+        return np.zeros(values.shape[1])
     edge = (values == values.min(axis=0)) | (values == values.max(axis=0))
     three = np.zeros_like(edge)
-    if len(edge) >= 3:
-        whole = edge[2:] & edge[1:-1] & edge[:-2]
-        three[2:] |= whole
-        three[1:-1] |= whole
-        three[:-2] |= whole
+    whole = edge[2:] & edge[1:-1] & edge[:-2]
+    three[2:] |= whole
+    three[1:-1] |= whole
+    three[:-2] |= whole
     share: np.ndarray = three.mean(axis=0)
-    return np.where(np.ptp(values, axis=0) > 0.1 * scale, share, 0.0)
+    return np.where((np.ptp(values, axis=0) > 0.1 * scale) & (share < MOST_CLIPPED), share, 0.0)

@@ -30,6 +30,7 @@ CHECKS = {
     "missing_feature": "a missing feature",
     "near_duplicate": "near copies",
     "not_finite": "NaN or infinity",
+    "offset": "joints that stay away from their commands",
     "path_efficiency": "wandering paths",
     "repeated_frames": "repeated frames",
     "saturation": "joints at their limits",
@@ -71,7 +72,7 @@ def summary_lines(grade: DatasetGrade) -> list[str]:
 
 def worst_rows(grade: DatasetGrade, count: int = 10) -> list[list[str]]:
     """Rows of a table: episode, letter, task, why."""
-    return [[_number(episode), episode.letter, episode.task, _cut(episode)] for episode in grade.worst(count)]
+    return [[_number(episode), episode.letter, episode.task, episode.reason] for episode in grade.worst(count)]
 
 
 def below(grade: DatasetGrade, min_grade: str) -> str | None:
@@ -93,8 +94,3 @@ def _number(episode: EpisodeGrade) -> str:
 
 def _listed(items: Sequence[str], most: int = 8) -> str:
     return ", ".join(items[:most]) + (f", … {len(items) - most} more" if len(items) > most else "")
-
-
-def _cut(episode: EpisodeGrade, most: int = 4) -> str:
-    texts = [finding.text for finding in (*episode.defects, *episode.risks)]
-    return "; ".join(texts[:most]) + (f"; and {len(texts) - most} more" if len(texts) > most else "")

@@ -8,6 +8,9 @@ from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.model import Finding
 
 __all__ = ["Timing", "measure_timing"]
+LEAST_DELAY = 0.7
+"""Periods by which the frames around a long interval must be late on the whole. After a dropped frame they stay late by one; stamps that
+jitter come back."""
 
 
 class Timing:
@@ -64,11 +67,12 @@ def measure_timing(stamps: np.ndarray | None, frames: int, fps: int, config: Qua
         period = 1.0 / rate_hz
     # Stamps are often float32: what rounding does to an interval is no jitter.
     relative = interval / period
-    gaps = np.flatnonzero(relative > config.gap_periods)
+    gaps = np.flatnonzero((relative > config.gap_periods) & (_delay(relative) > LEAST_DELAY))
     dropped = np.rint(relative[gaps]).astype(int) - 1
-    timing.periods = np.maximum(1.0, np.rint(relative))
+    timing.periods = np.ones(len(relative))
+    timing.periods[gaps] = 1.0 + dropped
     share = float(dropped.sum() / (frames + dropped.sum()))
-    regular = relative[relative <= config.gap_periods]
+    regular = np.delete(relative, gaps)
     timing.measures |= {
         "dropped_share": share,
         "longest_gap_s": float(interval.max()),
@@ -84,3 +88,9 @@ def measure_timing(stamps: np.ndarray | None, frames: int, fps: int, config: Qua
             "jitter", False, f"intervals scatter by {timing.measures['jitter_periods'] * period * 1e3:.3g} ms about {period * 1e3:.3g} ms"
         )
     return timing
+
+
+def _delay(relative: np.ndarray) -> np.ndarray:
+    """Of each interval, how many periods too long it is together with the two on each side. Shape (intervals,), in periods."""
+    excess = np.concatenate([np.zeros(2), relative - 1.0, np.zeros(2)])
+    return np.convolve(excess, np.ones(5), mode="valid")

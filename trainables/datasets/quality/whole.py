@@ -18,8 +18,8 @@ from trainables.robots.registry import ROBOTS
 
 __all__ = ["dataset_findings", "dataset_measures"]
 
-FEW_STATES = 8.0
-"""Effective number of cells, of 512, below which everything happens in one place."""
+FEW_STATES = 0.02
+"""Effective number of visited regions, as a share of all, below which everything happens in one place."""
 
 
 def dataset_findings(
@@ -54,7 +54,7 @@ def dataset_findings(
         add("frame_rate", "defect", f"mixes frame rates: {text}")
     if signals.action is not None and len(usable) > 1:
         span = np.max(np.stack([row.vectors["command_span"] for row in usable]), axis=0)
-        still = [signals.action.names[place] for place in np.flatnonzero(span == 0)]
+        still = [signals.action.labels[place] for place in np.flatnonzero(span == 0)]
         if still and len(still) < len(signals.action):
             add(
                 "constant",
@@ -64,8 +64,9 @@ def dataset_findings(
                 "action",
             )
     _drift(usable, signals, config, add)
-    if len(usable) >= config.peers_least and coverage.get("coverage_states", np.inf) < FEW_STATES:
-        add("coverage", "risk", f"all episodes stay in about {coverage['coverage_states']:.1f} of 512 regions of the state space")
+    if len(usable) >= config.peers_least and coverage.get("coverage_states", np.inf) < FEW_STATES * coverage.get("coverage_regions", 0.0):
+        text = f"all episodes stay in about {coverage['coverage_states']:.1f} of {coverage['coverage_regions']:.0f} regions"
+        add("coverage", "risk", f"{text} of the state space")
     return found
 
 
@@ -104,7 +105,8 @@ def _drift(rows: Sequence[EpisodeRow], signals: Signals, config: QualityConfig, 
     drifting = (shift > config.drift_range) & (shift > config.drift_deviations * spread)
     for place in np.flatnonzero(drifting):
         name = signals.position.names[place]
-        text = f"the mean of {name} moves by {shift[place]:.0%} of its range from the first to the last third of the episodes"
+        text = f"the mean of {signals.position.labels[place]} moves by {shift[place]:.0%} of its range"
+        text += " from the first to the last third of the episodes"
         add("drift", "risk", text, name, signals.position.column)  # type: ignore[operator]
 
 
