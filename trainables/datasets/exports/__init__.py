@@ -1,1 +1,1 @@
-"""Datasets on their way out: HDF5, MCAP, ROS 2 bags, LeRobot folders; each comes back with the same digest."""
+"""What datasets are written as for others: one file a format, all streaming an episode at a time, all published whole or not at all."""

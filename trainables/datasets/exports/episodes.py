@@ -1,94 +1,58 @@
-"""What every export does: all episodes of a source in order, one at a time, into a name beside the target, then one rename."""
+"""The episodes of a source, one at a time, in the shapes and element types that its features say: what an export writes."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.errors import DatasetError
-from cluster.lerobot.features import INDEX_FEATURES, Feature
-from cluster.lerobot.videos import VideoClip
+from cluster.lerobot.features import INDEX_FEATURES, Feature, with_index_features
 from trainables.datasets.sources.base import Source
 
-__all__ = ["ExportedVideos", "episodes_of", "features_of", "replaced_whole"]
+__all__ = ["checked_episodes", "with_timestamp"]
 
-_TIMESTAMP = next(feature for feature in INDEX_FEATURES if feature.name == "timestamp")
-
-
-def features_of(source: Source) -> tuple[Feature, ...]:
-    """The source's features, ``timestamp`` among them."""
-    return source.features if any(feature.name == "timestamp" for feature in source.features) else (*source.features, _TIMESTAMP)
+TIMESTAMP = INDEX_FEATURES[0]
 
 
-def episodes_of(source: Source) -> Iterator[Episode]:
-    """Every episode in order, with timestamps."""
-    for piece in source.pieces():
-        for episode in source.read(piece):
-            if "timestamp" in episode.columns:
-                yield episode
-            else:
-                stamps = (np.arange(episode.length) / source.fps).astype(np.float32)
-                yield replace(episode, columns={**episode.columns, "timestamp": stamps})
+def with_timestamp(source: Source) -> Source:
+    """The same source, with the feature ``timestamp`` where it has none: LeRobot has one, so a round trip must."""
+    if any(feature.name == TIMESTAMP.name for feature in source.features):
+        return source
+    return replace(source, features=(*source.features, TIMESTAMP))
 
 
-class ExportedVideos:
-    """Copies the video files beside an export, each once, and renames the clips to where they are then."""
-
-    def __init__(self, folder: Path, final: Path) -> None:
-        self._folder, self._final = folder, final
-        self._places: dict[Path, Path] = {}
-        self.missing: list[str] = []
-
-    def moved(self, episode: Episode) -> Episode:
-        """The episode with the clips of the copies; a missing file keeps its name."""
-        return replace(episode, videos={key: replace(clip, file=self._place(key, clip)) for key, clip in episode.videos.items()})
-
-    def _place(self, key: str, clip: VideoClip) -> Path:
-        if clip.file not in self._places:
-            name = f"{key}/{len(self._places):06d}{clip.file.suffix or '.mp4'}"
-            self._places[clip.file] = self._final / name
-            if clip.file.is_file():
-                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(clip.file, self._folder / name)
-            else:
-                self.missing.append(str(clip.file))
-                self._places[clip.file] = clip.file
-        return self._places[clip.file]
-
-
-@contextmanager
-def replaced_whole(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A hidden name beside ``target``, to write a file or folder at; it becomes ``target`` when the block ends well, else it is removed.
+def checked_episodes(source: Source, described: Source) -> Iterator[Episode]:
+    """Episodes of ``source`` as ``described`` (``with_timestamp`` of it) says. NaN passes: an export changes nothing.
 
     Raises:
-        DatasetError: something is at ``target`` and ``overwrite`` is off.
+        DatasetError: naming file and episode: a column is missing or has another shape; two episodes have one key; there is none.
     """
-    if target.exists() and not overwrite:
-        raise DatasetError(f"{target}: is there already; give another name, or --overwrite to replace it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in target.parent.glob(f".{target.name}.partial-*"):
-        _remove(leftover)
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    try:
-        yield partial
-        old = target.parent / f".{target.name}.partial-old-{os.getpid()}"
-        if target.exists():
-            os.rename(target, old)
-        os.rename(partial, target)
-        _remove(old)
-    finally:
-        _remove(partial)
+    with_index_features(described.features)
+    keys: set[str] = set()
+    for piece in source.pieces():
+        for episode in source.read(piece):
+            if episode.key in keys:
+                raise DatasetError(f"{piece.file}: two episodes have the key {episode.key!r}")
+            keys.add(episode.key)
+            columns = dict(episode.columns)
+            if TIMESTAMP.name not in columns:
+                columns[TIMESTAMP.name] = (np.arange(episode.length) / source.fps).astype(np.float32)
+            where = f"{piece.file}: episode {episode.key}"
+            stored = {feature.name: _stored(columns, feature, where) for feature in described.features if feature.is_column}
+            yield replace(episode, columns=stored)
+    if not keys:
+        raise DatasetError(f"{source.path}: there are no episodes to write")
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _stored(columns: dict[str, np.ndarray], feature: Feature, where: str) -> np.ndarray:
+    if feature.name not in columns:
+        raise DatasetError(f"{where}: the column {feature.name!r} is missing (columns: {', '.join(columns)})")
+    values = np.asarray(columns[feature.name], dtype=object if feature.dtype == "image" else feature.dtype)
+    frames = len(columns[TIMESTAMP.name])
+    wanted = (frames,) if feature.shape == (1,) or feature.dtype == "image" else (frames, *feature.shape)
+    if values.shape != wanted or not frames:
+        raise DatasetError(f"{where}: {feature.name} has shape {values.shape}, {wanted} is wanted")
+    return values

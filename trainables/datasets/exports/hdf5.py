@@ -1,6 +1,7 @@
-"""robomimic-style HDF5: ``data/demo_i/{obs/*, actions, rewards, dones, ...}`` with ``mask/train`` and ``mask/valid``.
+"""robomimic-style HDF5: one file, a group an episode, and a manifest that makes it come back exactly.
 
-Attributes on the data group, the demos and the arrays say what robomimic has no place for, so that the file comes back as it went.
+``observation.x`` is ``obs/x``, ``action`` ``actions``, ``next.reward`` ``rewards``, ``next.done`` ``dones``, any other feature
+``other/...``. Element types are kept as they are; encoded images are variable-length bytes, one file a frame, not decoded.
 """
 
 from __future__ import annotations
@@ -14,77 +15,88 @@ import numpy as np
 
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.features import Feature
-from trainables.datasets.exports.episodes import ExportedVideos, episodes_of, features_of, replaced_whole
+from trainables.datasets.exports.episodes import checked_episodes, with_timestamp
+from trainables.datasets.exports.target import publishing
 from trainables.datasets.sources.base import Source
-from trainables.datasets.sources.described import description_of, facts_of
-from trainables.datasets.sources.hdf5 import VLEN_BYTES
-from trainables.datasets.sources.robomimic import DESCRIPTION, FEATURE
+from trainables.datasets.sources.manifest import EpisodeEntry, Manifest
+from trainables.datasets.sources.robomimic import MANIFEST
 
 __all__ = ["export_hdf5"]
 
-_PLACES = {"action": "actions", "next.reward": "rewards", "next.done": "dones"}
+PLACES = {"action": "actions", "next.reward": "rewards", "next.done": "dones"}
+MASKS = {"train": "train", "validation": "valid"}
 
 
-def export_hdf5(source: Source, target: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Write a source as one file; its videos are copied to ``<target>.videos/``.
-
-    Returns:
-        ``episodes``, ``frames``, ``missing_videos``.
-
-    Raises:
-        DatasetError: ``target`` is taken or the source cannot be read; nothing is left.
-    """
-    features = features_of(source)
-    videos_target = target.with_name(f"{target.name}.videos")
-    frames, splits = 0, {"train": [], "validation": []}
-    with replaced_whole(videos_target, overwrite) as videos_folder, replaced_whole(target, overwrite) as partial:
-        videos_folder.mkdir()
-        videos = ExportedVideos(videos_folder, videos_target)
-        with h5py.File(partial, "w") as file:
-            data = file.create_group("data")
-            for number, episode in enumerate(episodes_of(source)):
-                demo = data.create_group(f"demo_{number}")
-                _write(demo, videos.moved(episode), features)
-                frames += episode.length
-                splits.get(episode.split, []).append(f"demo_{number}")
-            data.attrs["total"] = frames
-            data.attrs["env_args"] = json.dumps({"env_name": source.robot_type, "type": 3, "env_kwargs": {"control_freq": source.fps}})
-            data.attrs[DESCRIPTION] = description_of(_with_features(source, features))
-            for name, key in (("train", "train"), ("validation", "valid")):
-                if splits[name]:
-                    file.create_dataset(f"mask/{key}", data=np.array(splits[name], dtype="S"))
-            file.flush()
-        episodes = number + 1
-    if not any(videos_target.iterdir()):
-        videos_target.rmdir()
-    return {"episodes": episodes, "frames": frames, "missing_videos": videos.missing}
+def export_hdf5(source: Source, target: Path, overwrite: bool) -> dict[str, Any]:
+    """Write one HDF5 file. See ``registry.export_dataset``."""
+    described = with_timestamp(source)
+    places = _places(described.features)
+    entries: list[EpisodeEntry] = []
+    with publishing(target, overwrite, is_folder=False) as (partial, videos), h5py.File(partial, "w") as file:
+        data = file.create_group("data")
+        for number, episode in enumerate(checked_episodes(source, described)):
+            name = f"demo_{number}"
+            _write(data.create_group(name), episode, described.features, places)
+            entries.append(EpisodeEntry.of(episode, videos.take(episode), {"group": name}))
+        data.attrs["total"] = sum(entry.length for entry in entries)
+        data.attrs["env_args"] = json.dumps(_environment(source))
+        manifest = Manifest.of(described, places, entries).to_json().encode()
+        file.create_dataset(MANIFEST, data=np.frombuffer(manifest, np.uint8))
+        for split, mask in MASKS.items():
+            names = [str(entry.place["group"]) for entry in entries if entry.split == split]
+            if names:
+                file.create_dataset(f"mask/{mask}", data=np.array(names, dtype="S"))
+    return {
+        "target": str(target),
+        "format": "hdf5",
+        "episodes": len(entries),
+        "frames": sum(entry.length for entry in entries),
+        "missing_videos": [str(video) for video in videos.missing],
+    }
 
 
-def _write(demo: h5py.Group, episode: Episode, features: tuple[Feature, ...]) -> None:
-    demo.attrs["num_samples"] = episode.length
-    demo.attrs["task"] = episode.task
-    demo.attrs[DESCRIPTION] = facts_of(episode)
+def _write(group: h5py.Group, episode: Episode, features: tuple[Feature, ...], places: dict[str, str]) -> None:
+    group.attrs["num_samples"] = episode.length
+    group.attrs["task"] = episode.task
     for feature in features:
         if not feature.is_column:
             continue
-        place = _PLACES.get(feature.name) or _place(feature.name)
         values = episode.columns[feature.name]
         if feature.dtype == "image":
-            array = demo.create_dataset(place, (len(values),), dtype=VLEN_BYTES)
-            for row, image in enumerate(values):
-                array[row] = np.frombuffer(image, np.uint8)
+            dataset = group.create_dataset(places[feature.name], (episode.length,), dtype=h5py.vlen_dtype(np.uint8))
+            for frame, image in enumerate(values):
+                dataset[frame] = np.frombuffer(image, np.uint8)
         else:
-            array = demo.create_dataset(place, data=values, compression="lzf")
-        array.attrs[FEATURE] = feature.name
+            dataset = group.create_dataset(places[feature.name], data=values)
+        dataset.attrs["feature"] = feature.name
+        if feature.unit:
+            dataset.attrs["unit"] = feature.unit
+        # HDF5 keeps attributes in 64 KiB; the manifest has the names of a feature of thousands of components.
+        if feature.names and sum(map(len, feature.names)) < 16_384:
+            dataset.attrs["names"] = list(feature.names)
 
 
-def _place(name: str) -> str:
-    """``observation.state`` -> ``obs/state``; anything else keeps its name. A slash in a name would make a group."""
-    kept = name.replace("/", ".")
-    return f"obs/{kept.removeprefix('observation.')}" if kept.startswith("observation.") else kept
+def _places(features: tuple[Feature, ...]) -> dict[str, str]:
+    """A path within an episode's group for each feature; different ones, whatever the names hold."""
+    places: dict[str, str] = {}
+    for feature in features:
+        if not feature.is_column:
+            continue
+        name, group = feature.name, "other"
+        if name.startswith("observation.") and name != "observation.":
+            name, group = name.removeprefix("observation."), "obs"
+        safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).strip(".") or "feature"
+        place = PLACES.get(feature.name, f"{group}/{safe}")
+        while place in places.values():
+            place += "_"
+        places[feature.name] = place
+    return places
 
 
-def _with_features(source: Source, features: tuple[Feature, ...]) -> Source:
-    from dataclasses import replace
-
-    return replace(source, features=features)
+def _environment(source: Source) -> dict[str, Any]:
+    """As robomimic's readers want it; the type is theirs for an environment that is none of their own."""
+    return {
+        "env_name": str(source.gaitway.get("task") or source.robot_type),
+        "type": 2,
+        "env_kwargs": {"control_freq": source.fps, "robots": [source.robot_type]},
+    }

@@ -1,56 +1,95 @@
-"""MCAP: one file, a channel a feature (``trainables.datasets.messages``), the episodes one after the other in log time."""
+"""MCAP: ROS 2 messages in CDR with their definitions, so that any reader of MCAP shows them, and the manifest as a metadata record.
+
+A target that ends in ``.mcap`` is one file with the episodes after one another; any other is a folder with one file an episode.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mcap.writer import Writer
 
-from trainables.datasets.exports.episodes import ExportedVideos, episodes_of, features_of, replaced_whole
-from trainables.datasets.exports.log import log_episode
-from trainables.datasets.messages import channels_of, typestore
+from cluster.lerobot.episodes import Episode
+from trainables.datasets.exports.episodes import checked_episodes, with_timestamp
+from trainables.datasets.exports.messages import GAP_NS, Clock, frame_messages
+from trainables.datasets.exports.target import publishing
 from trainables.datasets.sources.base import Source
-from trainables.datasets.sources.described import description_of
+from trainables.datasets.sources.carriers import Carrier, carriers_of, typestore
+from trainables.datasets.sources.exported import MANIFEST_RECORD
+from trainables.datasets.sources.manifest import EpisodeEntry, Manifest
 
-__all__ = ["METADATA", "export_mcap"]
-
-METADATA = "gaitway"
-"""Name of the metadata record of our own files: ``description`` and ``episodes``, both JSON."""
+__all__ = ["export_mcap"]
 
 
-def export_mcap(source: Source, target: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Write a source as one MCAP file; its videos are copied to ``<target>.videos/``. Returns and raises as ``export_hdf5``."""
-    from dataclasses import replace
+class _Output:
+    """One MCAP file in the making."""
 
-    features = features_of(source)
-    channels = channels_of(features)
-    videos_target = target.with_name(f"{target.name}.videos")
-    with replaced_whole(videos_target, overwrite) as videos_folder, replaced_whole(target, overwrite) as partial:
-        videos_folder.mkdir()
-        videos = ExportedVideos(videos_folder, videos_target)
-        with partial.open("wb") as file:
-            writer = Writer(file)
-            writer.start(profile="ros2", library="gaitway")
-            schemas: dict[str, int] = {}
-            ids: dict[str, int] = {}
-            for channel in channels:
-                kind = channel.message_type
-                if kind not in schemas:
-                    definition, _ = typestore().generate_msgdef(kind, ros_version=2)
-                    schemas[kind] = writer.register_schema(kind, "ros2msg", definition.encode())
-                ids[channel.topic] = writer.register_channel(channel.topic, "cdr", schemas[kind], {"feature": channel.feature.name})
-            log, frames, start_ns = [], 0, 0
-            for episode in episodes_of(source):
-                entry, messages, start_ns = log_episode(videos.moved(episode), channels, start_ns)
-                for topic, time_ns, data in messages:
-                    writer.add_message(ids[topic], time_ns, data, time_ns)
-                log.append(entry)
-                frames += episode.length
-            description = description_of(replace(source, features=features))
-            writer.add_metadata(METADATA, {"description": description, "episodes": json.dumps(log)})
-            writer.finish()
-    if not any(videos_target.iterdir()):
-        videos_target.rmdir()
-    return {"episodes": len(log), "frames": frames, "missing_videos": videos.missing}
+    def __init__(self, writer: Writer, carriers: dict[str, Carrier]) -> None:
+        self._writer, self._carriers = writer, carriers
+        schemas = {
+            kind: writer.register_schema(kind, "ros2msg", typestore().generate_msgdef(kind, ros_version=2)[0].encode())
+            for kind in dict.fromkeys(carrier.type for carrier in carriers.values())
+        }
+        self._channels = {
+            name: writer.register_channel(carrier.topic, "cdr", schemas[carrier.type], {"feature": name, "unit": carrier.feature.unit})
+            for name, carrier in carriers.items()
+        }
+
+    def write(self, episode: Episode, clock: Clock) -> dict[str, Any]:
+        """Append an episode. Returns its place."""
+        times = clock.times_ns(episode)
+        for number, (name, time_ns, raw) in enumerate(frame_messages(episode, self._carriers, times)):
+            self._writer.add_message(self._channels[name], time_ns, raw, time_ns, number // len(self._carriers))
+        return {"start_ns": int(times[0]), "stop_ns": clock.next_ns - GAP_NS}
+
+
+def export_mcap(source: Source, target: Path, overwrite: bool) -> dict[str, Any]:
+    """Write MCAP files. See ``registry.export_dataset``."""
+    described = with_timestamp(source)
+    carriers = carriers_of(described.features)
+    places = {name: carrier.to_json() for name, carrier in carriers.items()}
+    one_file = target.suffix == ".mcap"
+    clock = Clock(source.fps)
+    entries: list[EpisodeEntry] = []
+    with publishing(target, overwrite, is_folder=not one_file) as (partial, videos):
+
+        def entry_of(episode: Episode, output: _Output, name: str) -> EpisodeEntry:
+            entry = EpisodeEntry.of(episode, videos.take(episode), {**output.write(episode, clock), "file": name})
+            entries.append(entry)
+            return entry
+
+        if one_file:
+            with _writing(partial) as writer:
+                output = _Output(writer, carriers)
+                for episode in checked_episodes(source, described):
+                    entry_of(episode, output, target.name)
+                _describe(writer, Manifest.of(described, places, entries))
+        else:
+            for number, episode in enumerate(checked_episodes(source, described)):
+                name = f"episode_{number:07d}.mcap"
+                with _writing(partial / name) as writer:
+                    entry = entry_of(episode, _Output(writer, carriers), name)
+                    _describe(writer, Manifest.of(described, places, [entry]))
+    return {
+        "target": str(target),
+        "format": "mcap",
+        "episodes": len(entries),
+        "frames": sum(entry.length for entry in entries),
+        "missing_videos": [str(video) for video in videos.missing],
+    }
+
+
+def _describe(writer: Writer, manifest: Manifest) -> None:
+    writer.add_metadata(MANIFEST_RECORD, {"manifest": manifest.to_json()})
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Writer]:
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start(profile="ros2", library="gaitway")
+        yield writer
+        writer.finish()

@@ -1,56 +1,51 @@
-"""ROS 2 bags: a folder with ``metadata.yaml`` and a SQLite file, read by ``ros2 bag``; ``gaitway.json`` says the rest."""
+"""ROS 2 bag: a folder with ``metadata.yaml`` and an SQLite file, as ``ros2 bag play`` takes it, and the manifest beside them."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rosbags.rosbag2 import Writer
+from rosbags.rosbag2 import StoragePlugin, Writer
 
-from trainables.datasets.exports.episodes import ExportedVideos, episodes_of, features_of, replaced_whole
-from trainables.datasets.exports.log import log_episode
-from trainables.datasets.messages import channels_of, typestore
+from trainables.datasets.exports.episodes import checked_episodes, with_timestamp
+from trainables.datasets.exports.messages import GAP_NS, Clock, frame_messages
+from trainables.datasets.exports.target import publishing
 from trainables.datasets.sources.base import Source
-from trainables.datasets.sources.described import description_of
+from trainables.datasets.sources.carriers import carriers_of, typestore
+from trainables.datasets.sources.exported import MANIFEST_FILE
+from trainables.datasets.sources.manifest import EpisodeEntry, Manifest
 
-__all__ = ["COMPANION", "export_rosbag2"]
-
-COMPANION = "gaitway.json"
-"""Beside the bag's own files: ``description`` and ``episodes``."""
-BAG_VERSION = 9
+__all__ = ["export_rosbag2"]
 
 
-def export_rosbag2(source: Source, target: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Write a source as a bag's folder; its videos are in ``<target>/videos/``. Returns and raises as ``export_hdf5``."""
-    features = features_of(source)
-    channels = channels_of(features)
-    with replaced_whole(target, overwrite) as partial:
-        with Writer(partial, version=BAG_VERSION) as writer:
+def export_rosbag2(source: Source, target: Path, overwrite: bool) -> dict[str, Any]:
+    """Write one bag. See ``registry.export_dataset``."""
+    described = with_timestamp(source)
+    carriers = carriers_of(described.features)
+    clock = Clock(source.fps)
+    entries: list[EpisodeEntry] = []
+    with publishing(target, overwrite, is_folder=True) as (partial, videos):
+        # The writer makes its own folder and names the database after it.
+        made = partial / target.name
+        with Writer(made, version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
             connections = {
-                channel.topic: writer.add_connection(channel.topic, channel.message_type, typestore=typestore()) for channel in channels
+                name: writer.add_connection(carrier.topic, carrier.type, typestore=typestore()) for name, carrier in carriers.items()
             }
-            videos = ExportedVideos(partial / "videos", target / "videos")
-            log, frames, start_ns = [], 0, 0
-            for episode in episodes_of(source):
-                entry, messages, start_ns = log_episode(videos.moved(episode), channels, start_ns)
-                for topic, time_ns, data in messages:
-                    writer.write(connections[topic], time_ns, data)
-                log.append(entry)
-                frames += episode.length
-        # The bag's files are named after its folder, which still has its hidden name.
-        _rename(partial, target.name)
-        description = description_of(replace(source, features=features))
-        (partial / COMPANION).write_text(json.dumps({"description": description, "episodes": log}), encoding="utf-8")
-    return {"episodes": len(log), "frames": frames, "missing_videos": videos.missing}
-
-
-def _rename(folder: Path, name: str) -> None:
-    metadata = folder / "metadata.yaml"
-    text = metadata.read_text(encoding="utf-8")
-    for file in list(folder.glob(f"{folder.name}*")):
-        new = f"{name}{file.name.removeprefix(folder.name)}"
-        text = text.replace(file.name, new)
-        file.rename(folder / new)
-    metadata.write_text(text, encoding="utf-8")
+            for episode in checked_episodes(source, described):
+                times = clock.times_ns(episode)
+                for name, time_ns, raw in frame_messages(episode, carriers, times):
+                    writer.write(connections[name], time_ns, raw)
+                place = {"file": f"{target.name}.db3", "start_ns": int(times[0]), "stop_ns": clock.next_ns - GAP_NS}
+                entries.append(EpisodeEntry.of(episode, videos.take(episode), place))
+        for file in sorted(made.iterdir()):
+            file.rename(partial / file.name)
+        made.rmdir()
+        places = {name: carrier.to_json() for name, carrier in carriers.items()}
+        (partial / MANIFEST_FILE).write_text(Manifest.of(described, places, entries).to_json(), encoding="utf-8")
+    return {
+        "target": str(target),
+        "format": "rosbag2",
+        "episodes": len(entries),
+        "frames": sum(entry.length for entry in entries),
+        "missing_videos": [str(video) for video in videos.missing],
+    }

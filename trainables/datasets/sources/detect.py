@@ -9,7 +9,6 @@ from cluster.errors import UsageError
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.layout import INFO_PATH
 from trainables.datasets.sources.base import Source
-from trainables.datasets.sources.minari import DATA_FILE
 
 __all__ = ["FORMATS", "detect_format", "open_source"]
 
@@ -20,11 +19,15 @@ FORMATS = {
     "minari": "a Minari dataset's folder",
     "npz": "a .npz file, or a folder of them",
     "mcap": "an MCAP file, or a folder of them",
-    "rosbag": "a ROS 1 .bag file or a ROS 2 bag's folder",
+    "rosbag": "a ROS 1 .bag file, a ROS 2 bag's folder or .db3 file, or a folder of bags",
     "motion": "an AWD or DeepMimic motion file",
 }
 """Name of a format -> what it is."""
-_SUFFIXES = {".hdf5": "hdf5", ".h5": "hdf5", ".npz": "npz", ".mcap": "mcap", ".bag": "rosbag", ".json": "motion", ".txt": "motion"}
+_SUFFIXES = {
+    ".hdf5": "hdf5", ".h5": "hdf5", ".npz": "npz", ".mcap": "mcap", ".bag": "rosbag", ".db3": "rosbag", ".json": "motion", ".txt": "motion",
+}  # fmt: skip
+_MAGIC = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x89MCAP0\r\n": "mcap", b"#ROSBAG": "rosbag", b"SQLite format 3": "rosbag"}
+_MINARI_FILE = "main_data.hdf5"
 
 
 def detect_format(path: Path) -> str:
@@ -33,14 +36,17 @@ def detect_format(path: Path) -> str:
         raise DatasetError(f"{path}: there is nothing here")
     if (path / INFO_PATH).is_file():
         return "lerobot_v21" if _codebase_version(path).startswith("v2") else "lerobot"
-    if path.name == DATA_FILE or (path / DATA_FILE).is_file() or (path / "data" / DATA_FILE).is_file():
+    if path.name == _MINARI_FILE or (path / _MINARI_FILE).is_file() or (path / "data" / _MINARI_FILE).is_file():
         return "minari"
-    if path.is_file() and path.suffix.lower() in _SUFFIXES:
-        return _SUFFIXES[path.suffix.lower()]
+    if path.is_file():
+        # What a file is named decides: an empty or damaged one is then reported as what it should be.
+        kind = _SUFFIXES.get(path.suffix.lower()) or _kind_by_content(path)
+        if kind:
+            return "minari" if kind == "hdf5" and _is_minari(path) else kind
     if path.is_dir():
         if (path / "metadata.yaml").is_file():
             return "rosbag"
-        inside = {_SUFFIXES.get(entry.suffix.lower()) for entry in path.iterdir()} & {"npz", "mcap", "rosbag"}
+        inside = {_SUFFIXES.get(entry.suffix.lower()) for entry in path.iterdir() if entry.is_file()} & {"npz", "mcap", "rosbag"}
         if any((entry / "metadata.yaml").is_file() for entry in path.iterdir() if entry.is_dir()):
             inside.add("rosbag")
         if len(inside) == 1:
@@ -93,16 +99,26 @@ def open_source(path: Path, format: str | None = None, mapping: Path | None = No
         from trainables.datasets.sources.motion import open_motion
 
         return open_motion(path)
-    from trainables.datasets.sources.mapping import load_mapping
+    from trainables.datasets.sources.recordings import open_mcap, open_rosbag
 
-    given = load_mapping(mapping) if mapping else None
-    if kind == "mcap":
-        from trainables.datasets.sources.mcap import open_mcap
+    return open_mcap(path, mapping) if kind == "mcap" else open_rosbag(path, mapping)
 
-        return open_mcap(path, given)
-    from trainables.datasets.sources.rosbag import open_rosbag
 
-    return open_rosbag(path, given)
+def _kind_by_content(path: Path) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(16)
+    return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+
+
+def _is_minari(path: Path) -> bool:
+    """Whether an HDF5 file has a group an episode at its root; one that cannot be read is none."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return "data" not in file and "episode_0" in file
+    except (OSError, RuntimeError):
+        return False
 
 
 def _codebase_version(path: Path) -> str:

@@ -19,6 +19,7 @@ from cluster.lerobot.info import file_inside
 from cluster.lerobot.layout import INFO_PATH
 from cluster.lerobot.videos import VideoClip
 from trainables.datasets.sources.base import Piece, Source
+from trainables.datasets.sources.limits import check_rate
 
 __all__ = ["LeRobotV21Source", "open_lerobot_v21"]
 
@@ -60,6 +61,8 @@ class LeRobotV21Source(Source):
                 columns = {feature.name: to_numpy(table[feature.name], feature) for feature in stored}
             except DatasetError as error:
                 raise DatasetError(f"{one.file}: episode {one.index}: {error}") from None
+            if "timestamp" in columns:
+                check_rate(f"{one.file}: episode {one.index}", columns["timestamp"], self.fps)
             length_s = one.length / self.fps
             videos = {key: VideoClip(video, 0.0, length_s) for key, video in one.videos.items()}
             yield Episode(f"{one.index:07d}", one.task, columns, videos=videos)

@@ -1,133 +1,184 @@
-"""MCAP files: ROS 2 messages (CDR) and JSON messages; our own exports without a mapping."""
+"""MCAP files: ROS 2 messages (CDR) and JSON ones, read a chunk at a time; no chunk is decompressed past a limit."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import struct
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import lz4.frame
+import zstandard
 from mcap.exceptions import McapError
-from mcap.reader import McapReader, make_reader
-from mcap.records import Channel, Schema
+from mcap.reader import SeekingReader
+from mcap.records import Channel, Chunk, ChunkIndex, Message, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.summary import Summary
+from mcap_ros2.decoder import DecoderFactory
 
 from cluster.lerobot.errors import DatasetError
-from trainables.datasets.exports.mcap import METADATA
-from trainables.datasets.sources.described import features_from, read_description
-from trainables.datasets.sources.mapping import Mapping
-from trainables.datasets.sources.recorded import RecordedSource, mapped_features, own_episodes
+from trainables.datasets.sources.limits import MAX_CHUNK_BYTES, MIB, check_not_empty, one_line, unreadable
+from trainables.datasets.sources.messages import MessageFile, Record
 
-__all__ = ["McapSource", "open_mcap"]
+__all__ = ["McapFile", "is_mcap"]
 
-MOST_CHUNK_BYTES = 512 * 2**20
-"""A chunk is decompressed in memory; writers make chunks of one or a few MiB."""
+MAGIC = b"\x89MCAP0\r\n"
+BROKEN = (McapError, struct.error, UnicodeDecodeError, KeyError, IndexError, ValueError, MemoryError, RuntimeError, zstandard.ZstdError)
 
 
-@dataclass(frozen=True)
-class McapSource(RecordedSource):
-    """See ``open_mcap``."""
-
-    format: ClassVar[str] = "mcap"
-
-    def raw(self, file: Path, topics: Sequence[str], start_ns: int, end_ns: int) -> Iterator[tuple[str, int, bytes]]:
-        """See ``RecordedSource.raw``."""
-        with _opened(file) as reader:
-            for _, channel, message in reader.iter_messages(topics, starting_at=start_ns, ending_at=end_ns):
-                yield channel.topic, message.log_time, message.data
-
-    def decoded(self, file: Path, topics: Sequence[str]) -> Iterator[tuple[str, int, Any]]:
-        """See ``RecordedSource.decoded``."""
-        with _opened(file) as reader:
-            decoders: dict[int, Any] = {}
-            for schema, channel, message in reader.iter_messages(topics):
-                if channel.id not in decoders:
-                    decoders[channel.id] = _decoder(schema, channel, file)
-                try:
-                    decoded = decoders[channel.id](message.data)
-                except (ValueError, IndexError, KeyError, TypeError) as error:
-                    words = " ".join(str(error).split())[:100]
-                    raise DatasetError(f"{file}: a message on {channel.topic} at {message.log_time} ns is damaged: {words}") from None
-                yield channel.topic, message.log_time, decoded
+def is_mcap(file: Path) -> bool:
+    """Whether a file begins as MCAP files do."""
+    with file.open("rb") as opened:
+        return opened.read(len(MAGIC)) == MAGIC
 
 
-def open_mcap(path: Path, mapping: Mapping | None = None) -> McapSource:
-    """An MCAP file, or a folder of them that one mapping fits.
+class McapFile(MessageFile):
+    """One MCAP file.
 
     Args:
-        path: see above.
-        mapping: topics and fields; None: of our own exports, which need none.
+        path: the file.
 
     Raises:
-        DatasetError: a file cannot be read, or is not ours and no mapping is given.
+        DatasetError: it is none, or is damaged or truncated.
     """
-    files = (path,) if path.is_file() else tuple(sorted(path.glob("*.mcap")))
-    if not files:
-        raise DatasetError(f"{path}: holds no .mcap file")
-    with _opened(files[0]) as reader:
-        if mapping is None:
-            said = next((record.metadata for record in reader.iter_metadata() if record.name == METADATA), None)
-            if said is None or len(files) > 1:
-                topics = ", ".join(sorted(channel.topic for channel in _summary(reader, files[0]).channels.values())) or "none"
-                raise DatasetError(f"{path}: is no export of ours; give a mapping file that names topics and fields (topics: {topics})")
-            description = read_description(said.get("description", ""), str(path))
-            features = features_from(description.pop("features"), str(path))
-            try:
-                entries = json.loads(said.get("episodes", ""))
-            except ValueError:
-                entries = None
-            return McapSource(path=path, features=features, files=files, own=own_episodes(entries, path), **description)
-        first = _first_messages(reader, {given.topic for given in mapping.features.values()}, files[0])
-    return McapSource(
-        path=path,
-        fps=mapping.fps,
-        features=mapped_features(mapping, first, files[0]),
-        robot_type=mapping.robot_type,
-        gaitway={"lineage": {"kind": "mcap", "mapping": mapping.model_dump(mode="json")}},
-        files=files,
-        mapping=mapping,
-    )
+
+    def __init__(self, path: Path) -> None:
+        check_not_empty(path, "mcap")
+        if not is_mcap(path):
+            raise DatasetError(f"{path}: is no MCAP file")
+        self.path = path
+        self._file = path.open("rb")
+        self._decoders: dict[int, Any] = {}
+        self._factory = DecoderFactory()
+        try:
+            with unreadable(path, "MCAP", *BROKEN):
+                self._reader = SeekingReader(self._file, record_size_limit=MAX_CHUNK_BYTES)
+                self._summary = self._read_summary()
+        except BaseException:
+            self._file.close()
+            raise
+        self._channels = {channel.topic: channel for channel in self._summary.channels.values()}
+
+    @property
+    def topics(self) -> Mapping[str, str]:
+        """See ``MessageFile``."""
+        schemas = self._summary.schemas
+        return {topic: schemas[channel.schema_id].name if channel.schema_id else "" for topic, channel in self._channels.items()}
+
+    def metadata(self, name: str) -> dict[str, str] | None:
+        """A metadata record; None: the file has none of this name."""
+        with unreadable(self.path, "MCAP", *BROKEN):
+            for index in self._summary.metadata_indexes:
+                if index.name == name:
+                    for record in self._reader.iter_metadata():
+                        if record.name == name:
+                            return dict(record.metadata)
+        return None
+
+    def records(self, topics: Collection[str], start_ns: int | None = None, stop_ns: int | None = None) -> Iterator[Record]:
+        """See ``MessageFile``."""
+        names = {channel.id: channel.topic for channel in self._summary.channels.values() if channel.topic in topics}
+        with unreadable(self.path, "MCAP", *BROKEN):
+            for message in self._messages(names, start_ns, stop_ns):
+                inside = (start_ns is None or message.log_time >= start_ns) and (stop_ns is None or message.log_time < stop_ns)
+                if message.channel_id in names and inside:
+                    yield Record(names[message.channel_id], message.log_time, message.data)
+
+    def decode(self, record: Record) -> Any:
+        """See ``MessageFile``."""
+        channel = self._channels[record.topic]
+        try:
+            if channel.message_encoding == "json":
+                return json.loads(record.raw)
+            decoder = self._decoders.get(channel.id) or self._decoder(channel)
+            return decoder(record.raw)
+        except DatasetError:
+            raise
+        except Exception as error:  # whatever a damaged message makes the decoders do
+            raise DatasetError(f"{self.path}: a message of {record.topic} cannot be decoded: {one_line(error)}") from None
+
+    def close(self) -> None:
+        """See ``MessageFile``."""
+        self._file.close()
+
+    def _decoder(self, channel: Channel) -> Any:
+        schema = self._summary.schemas.get(channel.schema_id)
+        decoder = self._factory.decoder_for(channel.message_encoding, schema)
+        if decoder is None:
+            raise DatasetError(
+                f"{self.path}: {channel.topic} is encoded as {channel.message_encoding!r} with a schema in "
+                f"{schema.encoding if schema else 'none'!r}; cdr with ros2msg and json are read"
+            )
+        self._decoders[channel.id] = decoder
+        return decoder
+
+    def _read_summary(self) -> Summary:
+        summary = self._reader.get_summary()
+        if summary is not None and (summary.channels or summary.chunk_indexes or summary.metadata_indexes or summary.statistics):
+            for index in summary.chunk_indexes:
+                _check_size(self.path, index.uncompressed_size)
+            return summary
+        # A file without a summary is legal: its channels stand among the messages.
+        summary = Summary()
+        for record in self._stream():
+            if isinstance(record, Schema):
+                summary.schemas[record.id] = record
+            elif isinstance(record, Channel):
+                summary.channels[record.id] = record
+        return summary
+
+    def _messages(self, names: Mapping[int, str], start_ns: int | None, stop_ns: int | None) -> Iterator[Message]:
+        indexes = sorted(self._summary.chunk_indexes, key=lambda index: index.chunk_start_offset)
+        if not indexes:
+            yield from (record for record in self._stream() if isinstance(record, Message))
+            return
+        for index in indexes:
+            if _may_hold(index, names, start_ns, stop_ns):
+                self._file.seek(index.chunk_start_offset)
+                stream = StreamReader(self._file, skip_magic=True, emit_chunks=True, record_size_limit=MAX_CHUNK_BYTES)
+                chunk = next(iter(stream.records))
+                if not isinstance(chunk, Chunk):
+                    raise DatasetError(f"{self.path}: no chunk where the index says that one is")
+                yield from (record for record in self._open_chunk(chunk) if isinstance(record, Message))
+
+    def _stream(self) -> Iterator[Any]:
+        """Every record from the beginning, those of chunks one by one."""
+        self._file.seek(0)
+        for record in StreamReader(self._file, emit_chunks=True, record_size_limit=MAX_CHUNK_BYTES).records:
+            if isinstance(record, Chunk):
+                yield from self._open_chunk(record)
+            else:
+                yield record
+
+    def _open_chunk(self, chunk: Chunk) -> list[Any]:
+        """Its records. The sizes that chunk and compressed data declare are checked before, because the libraries trust them."""
+        _check_size(self.path, chunk.uncompressed_size)
+        data = chunk.data
+        if chunk.compression == "zstd":
+            declared = zstandard.frame_content_size(data)
+            _check_size(self.path, declared)
+            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=chunk.uncompressed_size)
+        elif chunk.compression == "lz4":
+            data = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=chunk.uncompressed_size + 1)
+        elif chunk.compression:
+            raise DatasetError(f"{self.path}: a chunk is compressed with {chunk.compression!r}; zstd and lz4 are read")
+        if len(data) != chunk.uncompressed_size:
+            raise DatasetError(
+                f"{self.path}: a chunk says that it holds {chunk.uncompressed_size} bytes and holds "
+                f"{'more' if len(data) > chunk.uncompressed_size else len(data)}; the file is damaged"
+            )
+        plain = Chunk("", data, chunk.message_end_time, chunk.message_start_time, chunk.uncompressed_crc, len(data))
+        return breakup_chunk(plain, validate_crc=True)
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[McapReader]:
-    try:
-        with file.open("rb") as stream:
-            reader = make_reader(stream)
-            for index in _summary(reader, file).chunk_indexes:
-                if index.uncompressed_size > MOST_CHUNK_BYTES:
-                    raise DatasetError(
-                        f"{file}: a chunk declares {index.uncompressed_size:,} bytes decompressed; at most {MOST_CHUNK_BYTES:,} are read"
-                    )
-            yield reader
-    except (McapError, OSError) as error:
-        raise DatasetError(f"{file}: not readable MCAP: {' '.join(str(error).split())[:120] or type(error).__name__}") from None
+def _may_hold(index: ChunkIndex, names: Mapping[int, str], start_ns: int | None, stop_ns: int | None) -> bool:
+    in_time = (start_ns is None or index.message_end_time >= start_ns) and (stop_ns is None or index.message_start_time < stop_ns)
+    return in_time and (not index.message_index_offsets or any(channel in names for channel in index.message_index_offsets))
 
 
-def _summary(reader: McapReader, file: Path) -> Any:
-    summary = reader.get_summary()
-    if summary is None:
-        raise DatasetError(f"{file}: has no summary at its end: its writer did not finish; recover it with `mcap recover`")
-    return summary
-
-
-def _first_messages(reader: McapReader, topics: set[str], file: Path) -> dict[str, Any]:
-    first: dict[str, Any] = {}
-    for topic in sorted(topics):
-        for schema, channel, message in reader.iter_messages([topic]):
-            first[topic] = _decoder(schema, channel, file)(message.data)
-            break
-    return first
-
-
-def _decoder(schema: Schema | None, channel: Channel, file: Path) -> Any:
-    if channel.message_encoding == "json":
-        return json.loads
-    from mcap_ros2.decoder import DecoderFactory
-
-    decoder = DecoderFactory().decoder_for(channel.message_encoding, schema)
-    if decoder is None:
-        kind = schema.encoding if schema else "no schema"
-        raise DatasetError(f"{file}: {channel.topic} is {channel.message_encoding} with {kind}; ROS 2 (cdr, ros2msg) and JSON are read")
-    return decoder
+def _check_size(path: Path, size: int) -> None:
+    if size > MAX_CHUNK_BYTES:
+        raise DatasetError(
+            f"{path}: a chunk declares {size / MIB:.0f} MiB after decompression; up to {MAX_CHUNK_BYTES // MIB} MiB are read"
+        )

@@ -1,30 +1,33 @@
-"""Minari 0.5 datasets: ``<id>/data/main_data.hdf5`` with a group an episode and ``metadata.json`` beside it.
+"""Minari 0.5 HDF5: ``episode_i/{observations, actions, rewards, terminations, truncations}``.
 
-An episode of T actions has T + 1 observations there; row t of ours has the observation that action t answers, and the last one is left
-out. Observations that are dictionaries or tuples become one feature each. Discrete actions stay whole numbers.
+Nested ``Dict`` and ``Tuple`` spaces become one feature a leaf: ``observation.camera.rgb``, ``observation.0``; a plain space is
+``observation.state`` or ``action``. An episode of T steps has T + 1 observations; the last, after which nothing was done, is left out.
+``infos`` are left out. Minari stores no frame rate: it has to be given.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import h5py
 import numpy as np
 
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.errors import DatasetError
-from trainables.datasets.sources.arrays import check_lengths, column_of, feature_of
+from cluster.lerobot.features import Feature
 from trainables.datasets.sources.base import Piece, Source
-from trainables.datasets.sources.hdf5 import arrays_of, group_in, open_hdf5, read_array
+from trainables.datasets.sources.hdf5 import Array, child, leaves, open_hdf5
 
-__all__ = ["DATA_FILE", "MinariSource", "open_minari"]
+__all__ = ["DATA_FILE", "MinariSource", "minari_file", "open_minari"]
 
 DATA_FILE = "main_data.hdf5"
-EPISODES_A_PIECE = 16
+STEPS = {"rewards": "next.reward", "terminations": "next.terminated", "truncations": "next.truncated"}
+EPISODES_A_PIECE = 32
+DONE = Feature("next.done", "bool", (1,))
 
 
 @dataclass(frozen=True)
@@ -32,95 +35,137 @@ class MinariSource(Source):
     """See ``open_minari``."""
 
     format: ClassVar[str] = "minari"
-    file: Path = Path()
-    names: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Path of each feature within an episode's group."""
+    episodes: tuple[tuple[int, int], ...] = ()
+    """Number and steps of each episode."""
     task: str = ""
 
     def pieces(self) -> Sequence[Piece]:
-        """Some episodes each."""
-        starts = range(0, len(self.names), EPISODES_A_PIECE)
-        return [Piece(self.file, self.names[start : start + EPISODES_A_PIECE]) for start in starts]
+        """Runs of episodes."""
+        runs = [self.episodes[start : start + EPISODES_A_PIECE] for start in range(0, len(self.episodes), EPISODES_A_PIECE)]
+        return [Piece(self.path, run, sum(steps for _, steps in run)) for run in runs]
 
     def read(self, piece: Piece) -> Iterator[Episode]:
         """See ``Source.read``; the key is the episode's number."""
-        with open_hdf5(piece.file) as file:
-            for name in piece.episodes:
-                columns = _columns(group_in(file, name, piece.file), piece.file)
-                where = f"{piece.file}: {name}"
-                for feature in self.features:
-                    if feature.name not in columns:
-                        raise DatasetError(f"{where}: the feature {feature.name!r} is missing (it has: {', '.join(sorted(columns))})")
-                check_lengths(columns, where)
-                yield Episode(f"{_number(name):07d}", self.task, columns)
+        with open_hdf5(piece.file, self.format) as file:
+            for number, steps in piece.episodes or self.episodes:
+                yield self._episode(file, number, steps)
+
+    def _episode(self, file: h5py.File, number: int, steps: int) -> Episode:
+        where = f"{self.path}: episode {number}"
+        present = dict(_leaves(_episode_group(file, number, self.path), self.path))
+        columns: dict[str, np.ndarray] = {}
+        for feature in self.features:
+            if feature.name == DONE.name:
+                continue
+            array = present.get(self.places[feature.name])
+            if array is None:
+                raise DatasetError(f"{where}: {self.places[feature.name]} is missing; the first episode has it")
+            found = array.feature(feature.name)
+            if (found.dtype, found.shape) != (feature.dtype, feature.shape):
+                raise DatasetError(
+                    f"{where}: {self.places[feature.name]} is {found.dtype}{list(found.shape)}, "
+                    f"in the first episode it is {feature.dtype}{list(feature.shape)}"
+                )
+            columns[feature.name] = array.read(steps)
+        columns[DONE.name] = columns["next.terminated"].astype(bool) | columns["next.truncated"].astype(bool)
+        return Episode(f"{number:07d}", self.task, columns)
+
+
+def minari_file(path: Path) -> Path | None:
+    """The data file of a Minari dataset given as that file, its ``data`` folder, or the folder above; None: it is none."""
+    candidates = [path] if path.is_file() else [path / DATA_FILE, path / "data" / DATA_FILE]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def open_minari(path: Path, fps: int | None = None) -> MinariSource:
-    """A Minari dataset: its folder, its ``data`` folder or its HDF5 file.
+    """A Minari dataset.
 
     Args:
-        path: see above.
-        fps: control steps a second; Minari does not record them.
+        path: the dataset's folder, its ``data`` folder, or ``main_data.hdf5`` itself.
+        fps: frames a second; the format does not say.
 
     Raises:
-        DatasetError: it is none, it is kept as Arrow files, or ``fps`` is missing.
+        DatasetError: it is no readable dataset, or no ``fps`` is given.
     """
-    file = next((place for place in (path, path / DATA_FILE, path / "data" / DATA_FILE) if place.is_file()), None)
+    file = minari_file(path)
     if file is None:
-        raise DatasetError(f"{path}: no {DATA_FILE} in it or in its folder data; Minari datasets kept as HDF5 are read")
-    metadata = _metadata(file.parent / "metadata.json")
+        raise DatasetError(f"{path}: not a Minari dataset in HDF5: {DATA_FILE} is missing")
     if fps is None:
         raise DatasetError(f"{path}: Minari does not record how many steps a second an environment takes; give them with --fps")
-    with open_hdf5(file) as opened:
-        names = tuple(sorted((name for name in opened if name.startswith("episode_")), key=_number))
-        if not names:
-            raise DatasetError(f"{file}: holds no episode_0, episode_1, ...; Minari's layout is wanted")
-        columns = _columns(group_in(opened, names[0], file), file)
-    environment = str(metadata.get("env_spec") or "")
-    try:
-        environment = str(json.loads(environment).get("id", ""))
-    except ValueError:
-        environment = ""
-    identity = str(metadata.get("dataset_id", ""))
+    identity, environment = _identity(file.with_name("metadata.json"))
+    with open_hdf5(file, MinariSource.format) as opened:
+        numbers = sorted(int(name.removeprefix("episode_")) for name in opened.keys() if name.removeprefix("episode_").isdigit())  # noqa: SIM118
+        if not numbers:
+            raise DatasetError(f"{file}: holds no episode_0, episode_1, ...; it is no Minari file, or an empty one")
+        first = _leaves(_episode_group(opened, numbers[0], file), file)
+        places = {_feature_name(place): place for place, _ in first}
+        for needed in ("next.reward", "next.terminated", "next.truncated"):
+            if needed not in places:
+                raise DatasetError(f"{file}: episode {numbers[0]}: {_place_of(needed)} is missing (it has: {', '.join(places.values())})")
+        features = [array.feature(_feature_name(place)) for place, array in first]
+        for kind in ("observation", "action"):
+            if not any(feature.name.split(".")[0] == kind for feature in features):
+                raise DatasetError(f"{file}: episode {numbers[0]} has no {kind}s")
+        episodes = tuple((number, _steps(_episode_group(opened, number, file), number, file)) for number in numbers)
     return MinariSource(
-        path=path,
+        path=file,
         fps=fps,
-        features=tuple(feature_of(name, values) for name, values in columns.items()),
+        features=(*features, DONE),
         gaitway={"lineage": {"kind": "minari", "dataset": identity, "environment": environment}},
-        file=file,
-        names=names,
+        places=places,
+        episodes=episodes,
         task=identity.rpartition("/")[2] or environment,
     )
 
 
-def _columns(episode: h5py.Group, path: Path) -> dict[str, np.ndarray]:
-    arrays = {name: array for name, array in arrays_of(episode, path) if not name.startswith("infos")}
-    if "actions" not in arrays:
-        raise DatasetError(f"{path}: {episode.name}: has no array of actions")
-    steps = arrays["actions"].shape[0]
-    rows = slice(0, steps)
-    columns: dict[str, np.ndarray] = {}
-    for name, array in arrays.items():
-        head, _, rest = name.partition("/")
-        if head == "observations":
-            columns[f"observation.{rest.replace('/', '.')}" if rest else "observation.state"] = column_of(read_array(array, path, rows))
-        elif head == "actions":
-            columns[f"action.{rest.replace('/', '.')}" if rest else "action"] = column_of(read_array(array, path))
-    if "rewards" in arrays:
-        columns["next.reward"] = column_of(read_array(arrays["rewards"], path))
-    ends = [read_array(arrays[name], path).astype(bool) for name in ("terminations", "truncations") if name in arrays]
-    if ends:
-        columns["next.done"] = np.logical_or.reduce(ends)
-    return columns
+def _leaves(group: h5py.Group, file: Path) -> list[tuple[str, Array]]:
+    found = []
+    for name in ("observations", "actions", *STEPS):
+        part = child(group, name, file)
+        if isinstance(part, h5py.Dataset):
+            found.append((name, Array.of(part, file)))
+        elif isinstance(part, h5py.Group):
+            found += [(f"{name}/{place}", array) for place, array in leaves(part, file) if not array.is_text]
+    return found
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _feature_name(place: str) -> str:
+    kind, *parts = place.split("/")
+    if kind in STEPS:
+        return STEPS[kind]
+    name = "observation" if kind == "observations" else "action"
+    if not parts:
+        return "observation.state" if name == "observation" else name
+    return ".".join([name, *(part.removeprefix("_index_") for part in parts)])
+
+
+def _place_of(name: str) -> str:
+    return next(place for place, feature in STEPS.items() if feature == name)
+
+
+def _episode_group(file: h5py.File, number: int, path: Path) -> h5py.Group:
+    group = child(file, f"episode_{number}", path)
+    if not isinstance(group, h5py.Group):
+        raise DatasetError(f"{path}: episode_{number} is no group")
+    return group
+
+
+def _steps(group: h5py.Group, number: int, file: Path) -> int:
+    rewards = child(group, "rewards", file)
+    if not isinstance(rewards, h5py.Dataset):
+        raise DatasetError(f"{file}: episode {number}: rewards is missing")
+    return Array.of(rewards, file).length
+
+
+def _identity(file: Path) -> tuple[str, str]:
+    """Names of the dataset and of its environment, which nothing else needs; empty where they are not said."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _number(name: str) -> int:
-    digits = name.rpartition("_")[2]
-    return int(digits) if digits.isdigit() else 0
+        found = json.loads(file.read_text(encoding="utf-8"))
+        identity = str(found.get("dataset_id") or "")
+        specification = found.get("env_spec")
+        environment = json.loads(specification) if isinstance(specification, str) else {}
+        return identity, str(environment.get("id") or "")
+    except (OSError, ValueError, AttributeError):
+        return "", ""

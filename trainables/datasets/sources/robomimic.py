@@ -1,14 +1,16 @@
-"""robomimic-style HDF5: ``data/demo_i/{actions, rewards, dones, obs/*}``, filter keys under ``mask/``; and our own export of that shape.
+"""robomimic HDF5: ``data/demo_i/{obs/*, actions, rewards, dones, ...}``, ``mask/*``; our own HDF5 exports are such files too.
 
-Names: ``obs/x`` becomes ``observation.x``, ``actions`` ``action``, ``rewards`` ``next.reward``, ``dones`` ``next.done``; ``states`` (the
-simulator's) stays ``states``. Camera images are arrays of pixels there and stay numeric features: to encode them would change them.
+A file of ours carries a manifest (``/gaitway``) and comes back exactly. In one from elsewhere the groups name the features:
+``obs/x`` becomes ``observation.x``, ``actions`` ``action``, ``rewards`` ``next.reward``, ``dones`` ``next.done``; ``next_obs``, which
+repeats ``obs``, is left out; ``states``, the simulator's, keep their name. The features are the first demo's. The mask ``valid`` is
+the validation split; pixels become PNG (``images.py`` says why); the rate is ``control_freq`` in ``env_args`` or given.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,18 +19,18 @@ import numpy as np
 
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.errors import DatasetError
-from cluster.lerobot.features import Feature
-from trainables.datasets.sources.arrays import check_lengths, column_of, feature_of
 from trainables.datasets.sources.base import Piece, Source
-from trainables.datasets.sources.described import episode_facts, features_from, read_description
-from trainables.datasets.sources.hdf5 import arrays_of, group_in, open_hdf5, read_array
+from trainables.datasets.sources.hdf5 import Array, child, equal_lengths, leaves, open_hdf5
+from trainables.datasets.sources.manifest import EpisodeEntry, Manifest, missing_videos, videos_folder
 
-__all__ = ["DESCRIPTION", "FEATURE", "RobomimicSource", "open_robomimic"]
+__all__ = ["MANIFEST", "RobomimicSource", "open_robomimic"]
 
-DESCRIPTION, FEATURE = "gaitway", "gaitway_feature"
-"""Attributes of our own exports: of the data group and each demo, and of each array."""
-DEMOS_A_PIECE = 16
-_NAMES = {"actions": "action", "rewards": "next.reward", "dones": "next.done"}
+MANIFEST = "gaitway"
+"""Root dataset of our exports: the manifest as UTF-8 bytes (an attribute could not hold more than 64 KiB)."""
+NAMES = {"actions": "action", "rewards": "next.reward", "dones": "next.done"}
+LEFT_OUT = ("next_obs",)
+EPISODES_A_PIECE = 64
+PIECE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -36,116 +38,176 @@ class RobomimicSource(Source):
     """See ``open_robomimic``."""
 
     format: ClassVar[str] = "hdf5"
-    demos: tuple[str, ...] = ()
-    is_own: bool = False
-    validation: frozenset[str] = frozenset()
-    has_split: bool = False
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Path of each feature within an episode's group."""
+    episodes: tuple[EpisodeEntry, ...] = ()
 
     def pieces(self) -> Sequence[Piece]:
-        """Some demos each."""
-        return [Piece(self.path, self.demos[start : start + DEMOS_A_PIECE]) for start in range(0, len(self.demos), DEMOS_A_PIECE)]
+        """Runs of episodes, a piece about ``PIECE_BYTES``."""
+        total = max(1, self.path.stat().st_size)
+        share = max(1, round(len(self.episodes) * PIECE_BYTES / total))
+        size = min(EPISODES_A_PIECE, share)
+        runs = [self.episodes[start : start + size] for start in range(0, len(self.episodes), size)]
+        return [Piece(self.path, tuple(entry.key for entry in run), sum(entry.length for entry in run)) for run in runs]
 
     def read(self, piece: Piece) -> Iterator[Episode]:
-        """See ``Source.read``; the key is the demo's number."""
-        with open_hdf5(piece.file) as file:
-            data = group_in(file, "data", piece.file)
-            for name in piece.episodes:
-                yield self._episode(group_in(data, name, piece.file), name)
+        """See ``Source.read``."""
+        chosen = set(piece.episodes)
+        with open_hdf5(piece.file, self.format) as file:
+            for entry in self.episodes:
+                if not chosen or entry.key in chosen:
+                    yield self._episode(file, entry)
 
-    def _episode(self, demo: h5py.Group, name: str) -> Episode:
+    def _episode(self, file: h5py.File, entry: EpisodeEntry) -> Episode:
+        name = str(entry.place["group"])
+        group = _group(file, ("data", name), self.path)
         where = f"{self.path}: episode {name}"
-        columns = {feature: column_of(read_array(array, self.path)) for feature, array in _arrays(demo, self.path)}
+        columns: dict[str, np.ndarray] = {}
         for feature in self.features:
-            if feature.is_column and feature.name not in columns:
-                raise DatasetError(f"{where}: the feature {feature.name!r} is missing (it has: {', '.join(sorted(columns))})")
-        known = {feature.name: feature for feature in self.features}
-        if surplus := sorted(set(columns) - set(known)):
-            raise DatasetError(f"{where}: has {surplus[0]!r}, which the first episode lacks")
-        check_lengths(columns, where)
-        for feature, values in columns.items():
-            columns[feature] = _shaped(values, known[feature])
-        if self.is_own:
-            facts = episode_facts(demo.attrs.get(DESCRIPTION, "{}"), where)
-            if facts.pop("length") != len(next(iter(columns.values()))):
-                raise DatasetError(f"{where}: has another number of frames than it was written with")
-            return Episode(columns=columns, **facts)
-        split = ("validation" if name in self.validation else "train") if self.has_split else ""
-        task = demo.attrs.get("task", demo.attrs.get("language_instruction", ""))
-        return Episode(f"{_number(name):07d}", task if isinstance(task, str) else "", columns, split=split)
+            if not feature.is_column:
+                continue
+            array = _array(group, self.places[feature.name], self.path)
+            if array is None:
+                raise DatasetError(f"{where}: {self.places[feature.name]} is missing; the first episode has it")
+            if not feature.is_visual and (array.feature(feature.name).dtype, array.frame_shape) != (feature.dtype, feature.shape):
+                found = array.feature(feature.name)
+                raise DatasetError(
+                    f"{where}: {self.places[feature.name]} is {found.dtype}{list(found.shape)}, "
+                    f"in the first episode it is {feature.dtype}{list(feature.shape)}"
+                )
+            columns[feature.name] = array.read(entry.length)
+        videos = entry.clips(videos_folder(self.path, False), self.path)
+        return Episode(entry.key, entry.task, columns, entry.about, videos, entry.split, entry.origin)
 
 
 def open_robomimic(path: Path, fps: int | None = None) -> RobomimicSource:
-    """A robomimic-style file, ours or anybody's.
+    """A robomimic HDF5 file, or one that our export wrote.
 
     Args:
         path: the file.
-        fps: frames a second; None: as the file says (``control_freq`` in its ``env_args``).
+        fps: frames a second, where the file does not say.
 
     Raises:
-        DatasetError: it is no such file, holds no demo, or its rate is not known.
+        DatasetError: it is no readable file of that kind, says no frame rate, or its episodes differ.
     """
-    with open_hdf5(path) as file:
-        data = group_in(file, "data", path)
-        demos = tuple(sorted((name for name in data if name.startswith("demo")), key=_number))
-        if not demos:
-            raise DatasetError(f"{path}: data holds no demo_0, demo_1, ...; robomimic's layout is wanted")
-        validation, has_split = _mask(file, path)
-        if DESCRIPTION in data.attrs:
-            said = read_description(data.attrs[DESCRIPTION], str(path))
-            features = features_from(said.pop("features"), str(path))
-            return RobomimicSource(path=path, features=features, demos=demos, is_own=True, **said)
-        first = group_in(data, demos[0], path)
-        features = tuple(_first_feature(name, array, path) for name, array in _arrays(first, path))
-        rate, task = _environment(data)
-        fps = fps or rate
-        if fps is None:
-            raise DatasetError(f"{path}: does not say how many frames a second it has; give them with --fps")
-        gaitway = {"lineage": {"kind": "robomimic", "environment": task}} if task else {}
-        return RobomimicSource(
-            path=path, fps=fps, features=features, gaitway=gaitway, demos=demos, validation=validation, has_split=has_split
-        )
+    with open_hdf5(path, RobomimicSource.format) as file:
+        manifest = child(file, MANIFEST, path)
+        if isinstance(manifest, h5py.Dataset):
+            return _own(path, Manifest.from_json(Array.of(manifest, path).read().tobytes(), path))
+        return _foreign(path, file, fps)
 
 
-def _arrays(demo: h5py.Group, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Arrays of a demo with the feature's name; what comes after the action (``next_obs``) is the next row's and left out."""
-    for place, array in arrays_of(demo, path):
-        if FEATURE in array.attrs:
-            yield str(array.attrs[FEATURE]), array
-        elif not place.startswith("next_obs/"):
-            yield (
-                _NAMES.get(place, place.replace("obs/", "observation.", 1) if place.startswith("obs/") else place).replace("/", "."),
-                array,
-            )
+def _own(path: Path, manifest: Manifest) -> RobomimicSource:
+    return RobomimicSource(
+        path=path,
+        fps=manifest.fps,
+        features=manifest.features,
+        robot_type=manifest.robot_type,
+        gaitway=manifest.gaitway,
+        missing_videos=missing_videos(manifest.episodes, videos_folder(path, False), path),
+        places={name: str(place) for name, place in manifest.places.items()},
+        episodes=manifest.episodes,
+    )
 
 
-def _first_feature(name: str, array: h5py.Dataset, path: Path) -> Feature:
-    # One row tells type and shape, and refuses what must not be read at all.
-    values = read_array(array, path, slice(0, 1))
-    return feature_of(name, column_of(values))
+def _foreign(path: Path, file: h5py.File, fps: int | None) -> RobomimicSource:
+    data = _group(file, ("data",), path)
+    names = sorted((name for name in data.keys() if name.startswith("demo")), key=_number)  # noqa: SIM118
+    if not names:
+        raise DatasetError(f"{path}: data holds no demo_0, demo_1, ...; it is no robomimic file, or an empty one")
+    environment = _environment(data, path)
+    found = [(place, array) for place, array in leaves(_group(data, (names[0],), path), path) if place.split("/")[0] not in LEFT_OUT]
+    if not found:
+        raise DatasetError(f"{path}: episode {names[0]} is empty; obs/* and actions are wanted")
+    places = {_feature_name(place): place for place, _ in found}
+    if "action" not in places:
+        raise DatasetError(f"{path}: episode {names[0]} has no actions; it has: {', '.join(places.values())}")
+    features = tuple(array.feature(_feature_name(place)) for place, array in found)
+    validation = _masked(file, ("valid", "validation"), path)
+    training = _masked(file, ("train",), path)
+    entries = []
+    numbers = [_number(name)[0] for name in names]
+    if len(set(numbers)) < len(names):
+        numbers = list(range(len(names)))
+    for number, name in zip(numbers, names, strict=True):
+        group = _group(data, (name,), path)
+        present = [(place, array) for place in places.values() if (array := _array(group, place, path)) is not None]
+        length = equal_lengths(present, f"{path}: episode {name}") if present else 0
+        split = "validation" if name in validation else "train" if name in training else ""
+        task = str(environment.get("env_name", ""))
+        entries.append(EpisodeEntry(f"{number:07d}", task, length, split=split, place={"group": name}))
+    return RobomimicSource(
+        path=path,
+        fps=_frame_rate(path, environment, fps),
+        features=features,
+        robot_type=_robots(environment),
+        gaitway={"lineage": {"kind": "robomimic", "environment": str(environment.get("env_name", ""))}},
+        places=places,
+        episodes=tuple(entries),
+    )
 
 
-def _shaped(values: np.ndarray, feature: Feature) -> np.ndarray:
-    return values.reshape(len(values), *feature.shape) if feature.dtype != "image" and feature.shape != (1,) else values
+def _feature_name(place: str) -> str:
+    if place.startswith("obs/"):
+        return f"observation.{place.removeprefix('obs/').replace('/', '.')}"
+    return NAMES.get(place, place.replace("/", "."))
 
 
-def _mask(file: h5py.File, path: Path) -> tuple[frozenset[str], bool]:
-    if "mask" not in file:
-        return frozenset(), False
-    names: dict[str, set[str]] = {}
-    for name, array in arrays_of(group_in(file, "mask", path), path):
-        names[name] = {item.decode() if isinstance(item, bytes) else str(item) for item in array[:]} if array.size < 10**6 else set()
-    return frozenset(names.get("valid", ())), "valid" in names
-
-
-def _environment(data: h5py.Group) -> tuple[int | None, str]:
+def _environment(data: h5py.Group, path: Path) -> Mapping[str, Any]:
+    text = data.attrs.get("env_args", "{}")
     try:
-        arguments: Any = json.loads(data.attrs.get("env_args", "{}"))
-        rate = arguments.get("env_kwargs", {}).get("control_freq")
-        return (int(rate) if rate else None), str(arguments.get("env_name", ""))
-    except (AttributeError, TypeError, ValueError):
-        return None, ""
+        given = json.loads(text)
+    except (TypeError, ValueError):
+        raise DatasetError(f"{path}: the attribute env_args of data is not JSON") from None
+    return given if isinstance(given, Mapping) else {}
 
 
-def _number(name: str) -> int:
-    digits = name.rpartition("_")[2]
-    return int(digits) if digits.isdigit() else 0
+def _frame_rate(path: Path, environment: Mapping[str, Any], fps: int | None) -> int:
+    given = (environment.get("env_kwargs") or {}).get("control_freq") if fps is None else fps
+    if given is None:
+        raise DatasetError(f"{path}: does not say how many frames a second it has (env_args has no control_freq); give them with --fps")
+    if not isinstance(given, (int, float)) or given < 1 or given != int(given):
+        raise DatasetError(f"{path}: the frame rate is {given!r}; a whole number of at least 1 is wanted")
+    return int(given)
+
+
+def _robots(environment: Mapping[str, Any]) -> str:
+    robots = (environment.get("env_kwargs") or {}).get("robots", "")
+    return ", ".join(map(str, robots)) if isinstance(robots, list) else str(robots)
+
+
+def _masked(file: h5py.File, names: Sequence[str], path: Path) -> frozenset[str]:
+    mask = child(file, "mask", path)
+    if not isinstance(mask, h5py.Group):
+        return frozenset()
+    for name in names:
+        found = child(mask, name, path)
+        if isinstance(found, h5py.Dataset):
+            array = Array.of(found, path)
+            return frozenset(value.decode() if isinstance(value, bytes) else str(value) for value in array.dataset[:])
+    return frozenset()
+
+
+def _group(group: h5py.Group, names: Sequence[str], path: Path) -> h5py.Group:
+    for name in names:
+        found = child(group, name, path)
+        if not isinstance(found, h5py.Group):
+            raise DatasetError(f"{path}: has no group {group.name.rstrip('/')}/{name}; data/demo_0/obs, actions, ... are wanted")
+        group = found
+    return group
+
+
+def _array(group: h5py.Group, place: str, path: Path) -> Array | None:
+    *above, last = place.split("/")
+    for name in above:
+        found = child(group, name, path)
+        if not isinstance(found, h5py.Group):
+            return None
+        group = found
+    found = child(group, last, path)
+    return Array.of(found, path) if isinstance(found, h5py.Dataset) else None
+
+
+def _number(name: str) -> tuple[int, str]:
+    digits = "".join(letter for letter in name if letter.isdigit())
+    return (int(digits) if digits else 0, name)
