@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from cluster.lerobot.folder import compute_digest
 from cluster.runtime.head import ensure_head, head_processes, stop_head
+from cluster.runtime.nodes import ensure_local_nodes, local_nodes, node_of
 from cluster.settings import Settings
 from trainables.datasets.catalogue import verify_dataset
 from trainables.datasets.lerobot import DatasetSpec, Episode, Feature, write_dataset
@@ -80,23 +82,32 @@ def test_a_real_recording_from_import_to_every_export_and_back(shared_data, home
     assert not (settings.shared_path / "datasets" / "lerobot_so101").exists()
 
 
-def test_an_import_that_is_killed_leaves_nothing_and_the_same_command_finishes_it(home, tmp_path):
-    settings, environment = home
+def large(folder: Path) -> Path:
+    """Enough to be caught in the middle of, in many files."""
     random = np.random.default_rng(0)
     features = (Feature("observation.state", "float32", (60,)), Feature("action", "float32", (20,)))
     episodes = (
         Episode(f"{number:04d}", "walk", {feature.name: random.normal(size=(500, feature.size)).astype(np.float32) for feature in features})
         for number in range(600)
     )
-    write_dataset(tmp_path / "large", episodes, DatasetSpec(50, features, "arm", data_file_mb=2))
-    command = [*GAITWAY, "dataset", "import", str(tmp_path / "large"), "--name", "large"]
-    process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    staging = settings.shared_path / "staging"
+    write_dataset(folder, episodes, DatasetSpec(50, features, "arm", data_file_mb=2))
+    return folder
+
+
+def wait_for_shards(settings: Settings, process: subprocess.Popen, count: int) -> None:
     deadline = time.monotonic() + 120
-    while not list(staging.glob("*/shard-*.parquet")):
-        assert process.poll() is None, "ended before it could be killed"
+    while len(list((settings.shared_path / "staging").glob("*/shard-*.parquet"))) < count:
+        assert process.poll() is None, "ended before it could be disturbed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_an_import_that_is_killed_leaves_nothing_and_the_same_command_finishes_it(home, tmp_path):
+    settings, environment = home
+    large(tmp_path / "large")
+    command = [*GAITWAY, "dataset", "import", str(tmp_path / "large"), "--name", "large"]
+    process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_shards(settings, process, 1)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert versions_of(settings, "large") == []
@@ -105,7 +116,7 @@ def test_an_import_that_is_killed_leaves_nothing_and_the_same_command_finishes_i
     done = json.loads(gaitway(environment, "dataset", "import", str(tmp_path / "large"), "--name", "large", "--json").stdout)
     assert (done["version"], done["episodes"]) == ("large/v1", 600)
     assert verify_dataset(Path(done["dataset"])) == compute_digest(tmp_path / "large")
-    assert list(staging.iterdir()) == []
+    assert list((settings.shared_path / "staging").iterdir()) == []
     assert [path.name for path in (settings.shared_path / "datasets/large").iterdir()] == ["v1"]
 
 
@@ -119,3 +130,23 @@ def test_the_same_import_runs_as_a_ray_job(shared_data, home):
     assert not list(REPOSITORY.glob("dataset-import-*"))
     graded = gaitway(environment, "dataset", "grade", "so101", "--min-grade", "A", "--address", head.dashboard_url, code=1)
     assert "below A" in graded.stderr
+
+
+def test_an_import_is_spread_over_nodes_and_survives_one_of_them(home, tmp_path):
+    settings, environment = home
+    large(tmp_path / "large")
+    ensure_local_nodes(settings, 2, 1)
+    doomed_node = local_nodes(settings)[1].name
+    command = [*GAITWAY, "dataset", "import", str(tmp_path / "large"), "--name", "large", "--json"]
+    process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_shards(settings, process, 6)
+    doomed = [one for one in head_processes(settings) if node_of(one, local_nodes(settings)) == doomed_node]
+    assert any("MapBatches" in " ".join(one.cmdline()) for one in doomed), "no task ran on the second node"
+    for one in doomed:
+        one.kill()
+    psutil.wait_procs(doomed, timeout=10)
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-3000:]
+    done = json.loads(out)
+    assert done["episodes"] == 600
+    assert verify_dataset(Path(done["dataset"])) == compute_digest(tmp_path / "large")
