@@ -1,8 +1,8 @@
-# make quickstart | install | test | lint | bench-training | bench-sweeps | bench-serving; everything runs inside .venv, which is made when needed.
+# make quickstart | install | test | lint | bench-training | bench-sweeps | bench-serving | bench-data; everything runs inside .venv, which is made when needed.
 PYTHON ?= python3.11
 STAMP := .venv/.installed
 
-.PHONY: quickstart install test lint bench-training bench-sweeps bench-serving clean
+.PHONY: quickstart install test lint bench-training bench-sweeps bench-serving bench-data clean
 
 quickstart: $(STAMP)
 	@.venv/bin/gaitway quickstart
@@ -30,6 +30,9 @@ bench-sweeps: $(STAMP)
 
 bench-serving: $(STAMP)
 	@.venv/bin/python -m tests.benchmarks.serving
+
+bench-data: $(STAMP)
+	@.venv/bin/python -m tests.benchmarks.data
 
 bench-training: $(STAMP)
 	@.venv/bin/python -m tests.benchmarks.training

@@ -188,6 +188,10 @@ def test_imitation_is_swept_over_what_was_collected(own):
 def test_no_configuration_is_left_out():
     run_here = {
         QUICKSTART,
+        "configs/datasets/augment_pidog.yaml",  # tests/trainables/datasets/augmentation
+        "configs/datasets/augment_so101.yaml",
+        "configs/datasets/grade.yaml",  # tests/trainables/datasets/quality/test_grading.py
+        "configs/datasets/grade_so101_limits.yaml",
         "configs/pipelines/motion.yaml",
         "configs/pipelines/pidog_fast_runner.yaml",
         "configs/serve/local.yaml",

@@ -44,15 +44,16 @@ def smoothed(values: np.ndarray, sigma_frames: float) -> tuple[np.ndarray, np.nd
 
 
 def noise(values: np.ndarray) -> np.ndarray:
-    """Standard deviation of white noise on each component: 1.4826 · median |second difference| / √6. Shape (frames, n) -> (n,).
+    """Standard deviation of white noise on each component: 1.4826 · median |fourth difference| / √70. Shape (frames, n) -> (n,).
 
-    A smooth motion has a small second difference, and the median does not see the few large ones.
+    A smooth motion has a fourth difference near 0 (a second one would still hold its acceleration), and the median does not see the few
+    large ones.
     """
-    if len(values) < 3:
+    if len(values) < 5:
         return np.zeros(values.shape[1])
-    second = np.abs(values[2:] - 2 * values[1:-1] + values[:-2])
-    middle = len(second) // 2
-    return 1.4826 * np.partition(second, middle, axis=0)[middle] / np.sqrt(6.0)
+    fourth = np.abs(np.diff(values, n=4, axis=0))
+    middle = len(fourth) // 2
+    return 1.4826 * np.partition(fourth, middle, axis=0)[middle] / np.sqrt(70.0)
 
 
 def filled(values: np.ndarray) -> np.ndarray:
