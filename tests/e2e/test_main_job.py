@@ -155,6 +155,7 @@ def test_ray_job_submit_runs_the_sweep_on_the_running_head(own):
     "arguments",
     [
         ("train", "start", "configs/train/pidog.yaml", "--set", "preset=debug"),
+        ("train", "start", "configs/train/pidog_imitation.yaml", "--set", "preset=debug"),
         ("train", "start", "configs/train/gymnasium_mujoco.yaml", "--set", "preset=debug"),
         ("sweep", "start", "configs/sweeps/pidog_pbt.yaml", "--set", "preset=debug"),
         ("sweep", "start", "configs/sweeps/pidog_pb2.yaml", "--set", "preset=debug"),
@@ -204,6 +205,9 @@ def test_no_configuration_is_left_out():
         "configs/sweeps/pidog_pbt.yaml",
         "configs/train/gymnasium_mujoco.yaml",
         "configs/train/pidog.yaml",
+        "configs/train/pidog_imitation.yaml",
+        "configs/datasets/augment_pidog.yaml",  # tests/trainables/datasets/augmentation/test_augment.py
+        "configs/datasets/augment_so101.yaml",  # the same
     }
     assert {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml")} == run_here
 

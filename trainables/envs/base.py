@@ -141,6 +141,9 @@ class BatchedTask(gymnasium.vector.VectorEnv):
         """Figures of the current episodes beyond return, length, failure and the mean reward terms. Each of shape (num_envs,)."""
         return {}
 
+    def set_env_steps(self, env_steps: int) -> None:
+        """Training has come this far, in environment steps of the whole run; for tasks whose reward changes over training."""
+
     # Gymnasium's side ----------------------------------------------------------------------------------------------------
 
     def reset(self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:

@@ -14,8 +14,10 @@ from cluster.config import Config
 from cluster.contract import TensorField
 from trainables.envs.base import TaskConfig
 from trainables.envs.commands import CommandConfig, GaitCommands
+from trainables.envs.imitation_reward import Imitation, ImitationConfig, RobotState
 from trainables.envs.obstacles import ObstacleField, ObstaclesConfig
 from trainables.envs.randomization import DynamicsDraw, LatencyBuffer, NoiseConfig, Pushes, RandomizationConfig
+from trainables.envs.reference import Pose, standing_on_feet
 from trainables.envs.robot_task import ActionScaling, RobotTask
 from trainables.robots.registry import get_robot
 
@@ -65,6 +67,7 @@ class PiDogRunConfig(TaskConfig):
     obstacles: ObstaclesConfig = Field(ObstaclesConfig(), description="boxes and bumps")
     randomization: RandomizationConfig = Field(RandomizationConfig(), description="what differs from robot to robot")
     noise: NoiseConfig = Field(NoiseConfig(), description="sensor noise")
+    imitation: ImitationConfig = Field(ImitationConfig(), description="reward for following a reference, off by default")
 
 
 def observation_fields(joint_names: tuple[str, ...]) -> tuple[TensorField, ...]:
@@ -121,7 +124,7 @@ class PiDogRun(RobotTask):
                 ),
             ),
             action_scaling=ActionScaling(robot.action_offset_rad, robot.action_scale_rad, low, high),
-            reward_weights=config.reward.model_dump(exclude={"target_velocity_m_s"}),
+            reward_weights={**config.reward.model_dump(exclude={"target_velocity_m_s"}), **config.imitation.term_weights},
             seed=seed,
             reward_terms_in_info=reward_terms_in_info,
         )
@@ -132,6 +135,11 @@ class PiDogRun(RobotTask):
             name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], contype=2, conaffinity=1, friction=[0.6, 0.005, 0.0001]
         )
         self._obstacles.add_to(spec)
+        imitation = config.imitation
+        if imitation.is_on:
+            spec.add_sensor(
+                name="centre_of_mass", type=mujoco.mjtSensor.mjSENS_SUBTREECOM, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="base"
+            )
         self.physics = BatchedPhysics(
             spec.compile(),
             num_envs,
@@ -147,6 +155,14 @@ class PiDogRun(RobotTask):
         self.commands = GaitCommands(config.command, num_envs, self.control_dt_s, robot.name)
         self._latency = LatencyBuffer(num_envs, robot.num_joints, config.randomization.max_latency_steps)
         self._pushes = Pushes(config.randomization, num_envs, self.control_dt_s)
+        self._imitation: Imitation | None = None
+        if imitation.is_on:
+            robot_model = robot.load_spec().compile()
+            self._imitation = Imitation(imitation, config.command, robot, self.control_dt_s, robot_model, num_envs)
+            self._centre_of_mass = self.physics.sensor("centre_of_mass")
+            self._faded = self._weights[-len(imitation.term_weights) :]
+            self._unfaded = self._faded.copy()
+            self.set_env_steps(0)
         noise = config.noise
         per_joint = [noise.joint_position_rad] * robot.num_joints + [noise.joint_velocity_rad_s] * robot.num_joints
         imu = [noise.gravity] * 3 + [noise.angular_velocity_rad_s] * 3 + [noise.linear_acceleration_m_s2] * 3
@@ -163,6 +179,12 @@ class PiDogRun(RobotTask):
     def expert_targets_rad(self) -> np.ndarray:
         """Joint targets that the gait expert would send now. Shape (num_envs, num_joints)."""
         return self.commands.expert_targets_rad(np.arange(self.num_envs))
+
+    def set_env_steps(self, env_steps: int) -> None:
+        """Fade the imitation part of the reward."""
+        if self._imitation is not None:
+            self._imitation.set_env_steps(env_steps)
+            self._faded[:] = self._unfaded * self._imitation.factor
 
     def close(self, **kwargs: object) -> None:
         """Stop the physics threads."""
@@ -183,30 +205,31 @@ class PiDogRun(RobotTask):
                     self.physics.set_dynamics(env, draw.friction, draw.mass, draw.motor_strength)
                 self._latency.delay_steps[env] = rng.integers(randomization.latency_steps[0], randomization.latency_steps[1] + 1)
                 self._pushes.restart(env, rng)
-        targets = self.commands.expert_targets_rad(envs)
+        targets = pose = self.commands.expert_targets_rad(envs)
+        before: Pose | None = None
+        if self._imitation is not None:
+            self._imitation.begin(envs)
+            due, earlier = self._imitation.start(self.commands.index[envs], self.commands.phase[envs])
+            targets = pose = due.joint_position_rad
+            if self.config.imitation.reference_state:
+                before, pose = earlier, earlier.joint_position_rad
         self.initial_targets_rad[envs] = targets
         self._latency.restart(envs, targets)
-        joints = np.clip(targets + joint_noise, self.robot.joint_low_rad, self.robot.joint_high_rad)
-        height_m, pitch_rad = self._standing_on_feet(joints)
-        self.physics.place(envs, joints, targets, height_m, pitch_rad)
+        joints = np.clip(pose + joint_noise, self.robot.joint_low_rad, self.robot.joint_high_rad)
+        height_m, pitch_rad = standing_on_feet(self.robot, joints)
+        self.physics.place(envs, joints, pose, height_m, pitch_rad)
+        if before is not None:
+            velocity = (before.linear_velocity_m_s, before.angular_velocity_rad_s, before.joint_velocity_rad_s)
+            self.physics.qvel[envs] = np.concatenate(velocity, axis=1)
         self._energy_j[envs] = 0.0
         self._forward_m[envs] = 0.0
         self._turn_rate_rad_s[envs] = 0.0
-
-    def _standing_on_feet(self, joint_position_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Body height and nose-up pitch that put the lowest front and rear feet on the ground. Shape (n, num_joints) -> (n,), (n,)."""
-        feet = self.robot.foot_position_m(joint_position_rad) + self.robot.hip_position_m[:, [0, 2]]
-        rows = np.arange(len(feet))
-        front = feet[rows, np.argmin(feet[:, :2, 1], axis=1)]
-        rear = feet[rows, 2 + np.argmin(feet[:, 2:, 1], axis=1)]
-        pitch_rad = np.arctan2(rear[:, 1] - front[:, 1], front[:, 0] - rear[:, 0])
-        depth_m = -(feet[:, :, 0] * np.sin(pitch_rad)[:, None] + feet[:, :, 1] * np.cos(pitch_rad)[:, None])
-        return depth_m.max(axis=1) + self.robot.foot_radius_m, pitch_rad
 
     def _drive(self, joint_targets_rad: np.ndarray, active: np.ndarray) -> None:
         self._action_change_rad = joint_targets_rad - self.previous_action_rad
         physics = self.physics
         self._pushes.apply(physics.qvel, self.rngs)
+        due = self.commands.phase
         start_xy = physics.qpos[:, :2].copy()
         self._refuse_diverged(physics.step(self._latency.delayed(joint_targets_rad)), physics.qpos, physics.qvel, joint_targets_rad)
         self.commands.advance()
@@ -219,6 +242,14 @@ class PiDogRun(RobotTask):
         self._power_w = np.abs(self._torque * self._speed).sum(axis=-1).mean(axis=0)
         self._energy_j += self._power_w * self.control_dt_s * active
         self._forward_m += self._velocity_m_s[:, 0] * self.control_dt_s * active
+        if self._imitation is not None:
+            # What was due in this period: the phase is already that of the next one.
+            self._imitation.compare(self._state(), self.commands.index, due, active)
+
+    def _state(self) -> RobotState:
+        qpos, qvel = self.physics.qpos, self.physics.qvel
+        velocity = np.concatenate([self._velocity_m_s, qvel[:, 2:3]], axis=1)
+        return RobotState(qpos[:, 7:], qvel[:, 6:], qpos[:, :3], -self._gravity, velocity, qvel[:, 3:6], self._centre_of_mass[:, -1])
 
     def _observe(self) -> np.ndarray:
         physics, commands = self.physics, self.commands
@@ -247,7 +278,7 @@ class PiDogRun(RobotTask):
         stillness = np.exp(-((forward / 0.1) ** 2))
         clearance_m = self._obstacles.clearance_m(self.physics.qpos[:, :2], self.physics.obstacle_position_m)
         safe_m = self.config.obstacles.safe_distance_m
-        return {
+        terms = {
             "forward_velocity": np.where(commanded == 0.0, stillness, progress),
             "upright": -self._gravity[:, 2],
             "obstacle_clearance": -np.clip(1.0 - clearance_m / safe_m, 0.0, 1.0),
@@ -257,15 +288,19 @@ class PiDogRun(RobotTask):
             "lateral_velocity": -(self._velocity_m_s[:, 1] ** 2),
             "alive": np.ones(self.num_envs),
         }
+        return terms if self._imitation is None else {**terms, **self._imitation.terms(self.commands)}
 
     def _terminated(self) -> np.ndarray:
-        return (-self._gravity[:, 2] < _FALLEN_UP) | (self.physics.qpos[:, 2] < _FALLEN_HEIGHT_M)
+        fallen = (-self._gravity[:, 2] < _FALLEN_UP) | (self.physics.qpos[:, 2] < _FALLEN_HEIGHT_M)
+        return fallen if self._imitation is None else fallen | self._imitation.terminated()
 
     def _episode_metrics(self) -> dict[str, np.ndarray]:
         """Mean velocity and distance along the heading that the episode began with; servo energy."""
-        duration_s = np.maximum(self.episode_steps, 1) * self.control_dt_s
-        return {
+        steps = np.maximum(self.episode_steps, 1)
+        duration_s = steps * self.control_dt_s
+        metrics = {
             "forward_velocity_m_s": self._forward_m / duration_s,
             "distance_m": self.physics.qpos[:, 0].copy(),
             "energy_j": self._energy_j.copy(),
         }
+        return metrics if self._imitation is None else {**metrics, **self._imitation.metrics(steps)}

@@ -75,13 +75,12 @@ class GaitwayPPO(PPO):
         """One batch: sampled now, or while the last one was learned from (``overlap``)."""
         overlap = self.config.settings.overlap
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            fragment, runner_metrics = self._source.collect(self._weights)
+            fragment, runner_metrics = self._source.collect(self._weights, self._env_steps())
             self.metrics.aggregate(runner_metrics, key=ENV_RUNNER_RESULTS)
             if overlap:
-                self._source.ask(self._weights)
+                self._source.ask(self._weights, self._env_steps())
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            env_steps = int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)))
-            answers = self._learn(fragment, env_steps)
+            answers = self._learn(fragment, self._env_steps())
             self.metrics.aggregate([metrics for metrics, _ in answers], key=LEARNER_RESULTS)
             self._weights = next(weights for _, weights in answers if weights is not None)
 
@@ -100,8 +99,11 @@ class GaitwayPPO(PPO):
         super().load_checkpoint(checkpoint_dir)
         self._source.forget()
         self._weights = self._sampling_weights()
-        env_steps = int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
-        self.env_runner_group.foreach_env_runner(functools.partial(BatchedEnvRunner.begin_anew, env_steps=env_steps))
+        self.env_runner_group.foreach_env_runner(functools.partial(BatchedEnvRunner.begin_anew, env_steps=self._env_steps()))
+
+    def _env_steps(self) -> int:
+        """Environment steps sampled so far, over restarts."""
+        return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
 
     def _sampling_weights(self) -> dict[str, Any]:
         return next(iter(self.learner_group.foreach_learner(lambda learner: learner.sampling_weights()))).get()

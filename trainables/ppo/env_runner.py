@@ -125,7 +125,7 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
 
     @torch.inference_mode()
     def sample_fragment(
-        self, weights: Mapping[str, np.ndarray] | None = None, steps: int | None = None, explore: bool = True
+        self, weights: Mapping[str, np.ndarray] | None = None, steps: int | None = None, explore: bool = True, env_steps: int | None = None
     ) -> tuple[Fragment, dict[str, Any]]:
         """``steps`` control steps of every environment (default: its part of a batch), and the metrics since the last call.
 
@@ -133,6 +133,7 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
             weights: what the learner's ``sampling_weights`` gave; None: as they are.
             steps: control steps.
             explore: False takes the most likely actions.
+            env_steps: how far the whole run is, for tasks whose reward changes over training; None: as it was told last.
 
         Raises:
             NonFiniteError: as soon as an observation or a reward is not finite.
@@ -141,6 +142,8 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         settings, module, env = self.config.settings, self.module, self.env
         if weights is not None:
             self.set_sampling_weights(weights)
+        if env_steps is not None and hasattr(env, "set_env_steps"):
+            env.set_env_steps(env_steps)
         steps = steps or settings.batch_steps_per_env
         shape = (steps, self.num_envs)
         distribution = module.distribution

@@ -35,34 +35,36 @@ class FragmentSource:
         """Whether a request is on its way."""
         return bool(self._waiting)
 
-    def ask(self, weights: dict[str, np.ndarray]) -> None:
-        """Ask every healthy remote runner for a fragment sampled with these weights."""
+    def ask(self, weights: dict[str, np.ndarray], env_steps: int = 0) -> None:
+        """Ask every healthy remote runner for a fragment sampled with these weights, ``env_steps`` into the run."""
         manager = self._group._worker_manager
         reference = ray.put(weights)
         actors = manager.actors()
-        self._waiting = {actors[index].sample_fragment.remote(reference): index for index in manager.healthy_actor_ids()}
+        self._waiting = {
+            actors[index].sample_fragment.remote(reference, env_steps=env_steps): index for index in manager.healthy_actor_ids()
+        }
 
     def forget(self) -> None:
         """Drop what was asked for: its weights are no longer of this run."""
         self._waiting = {}
 
-    def collect(self, weights: dict[str, np.ndarray]) -> tuple[Fragment, list[dict[str, Any]]]:
+    def collect(self, weights: dict[str, np.ndarray], env_steps: int = 0) -> tuple[Fragment, list[dict[str, Any]]]:
         """The fragments that were asked for, side by side, and the runners' metrics.
 
-        Asks with ``weights`` when nothing was asked, or when every runner died meanwhile.
+        Asks with ``weights`` and ``env_steps`` when nothing was asked, or when every runner died meanwhile.
 
         Raises:
             ClusterError: no runner is left and none comes back.
             Exception: what a runner raised, as it raised it.
         """
         if self._group.num_remote_env_runners() == 0:
-            fragment, metrics = self._group.local_env_runner.sample_fragment(weights)
+            fragment, metrics = self._group.local_env_runner.sample_fragment(weights, env_steps=env_steps)
             return fragment, [metrics]
         give_up_s = time.monotonic() + _PATIENCE_S
         while True:
             if not self._waiting:
                 self._group.probe_unhealthy_env_runners()
-                self.ask(weights)
+                self.ask(weights, env_steps)
             answers = self._answers()
             if answers:
                 return Fragment.join([fragment for fragment, _ in answers]), [metrics for _, metrics in answers]

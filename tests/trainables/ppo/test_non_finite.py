@@ -72,8 +72,8 @@ def test_nothing_is_left_half_done_in_a_run(
     if "return_scaling" in changes:
         original = run.algorithm._source.collect
 
-        def collect(weights: Any) -> Any:
-            fragment, metrics = original(weights)
+        def collect(weights: Any, env_steps: int) -> Any:
+            fragment, metrics = original(weights, env_steps)
             fragment.rewards[3, 2] = fragment.discounted_returns[3, 2] = np.inf
             return fragment, metrics
 
