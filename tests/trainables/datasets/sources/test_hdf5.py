@@ -60,7 +60,7 @@ def test_a_robomimic_file_is_read_by_its_own_names(tmp_path):
         np.testing.assert_array_equal(first.columns["observation.robot0_eef_pos"], file["data/demo_2/obs/robot0_eef_pos"][:])
     assert open_source(robomimic(tmp_path / "x.hdf5", control_freq=None), fps=10).fps == 10
     with pytest.raises(
-        DatasetError, match="does not say how many frames a second it has \(env_args has no control_freq\); give them with --fps"
+        DatasetError, match=r"does not say how many frames a second it has \(env_args has no control_freq\); give them with --fps"
     ):
         open_source(tmp_path / "x.hdf5")
 

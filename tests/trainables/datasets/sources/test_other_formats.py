@@ -56,7 +56,7 @@ def test_npz_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="give them with --fps"):
         open_source(path)
     np.savez(path, obs=np.array([{"a": 1}], dtype=object), fps=10)
-    with pytest.raises(DatasetError, match="x.npz: obs: holds pickled objects, which are never read"):
+    with pytest.raises(DatasetError, match=r"x.npz: obs: holds pickled objects, which are never read"):
         open_source(path)
     np.savez(path, obs=np.zeros((4, 2)), actions=np.zeros((3, 2)), fps=10)
     with pytest.raises(DatasetError, match=r"different numbers of frames: observation.state 4, action 3"):
