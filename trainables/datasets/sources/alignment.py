@@ -89,7 +89,10 @@ def aligned(track: Track, mapping: FieldMapping, times_ns: np.ndarray, where: st
             chosen = np.where(share == 0, below, np.where(share == 1, above, below + share * (above - below)))
         else:
             chosen = track.values[np.where(to_high < to_low, high, low)]
-    return chosen if mapping.dtype == "image" else chosen.astype(mapping.dtype)
+    if mapping.dtype == "image":
+        return chosen
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinity, which whoever writes the dataset names
+        return chosen.astype(mapping.dtype)
 
 
 def _check_age(age_ns: np.ndarray, mapping: FieldMapping, where: str) -> None:

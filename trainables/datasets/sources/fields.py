@@ -57,12 +57,10 @@ class FeatureReader:
             size = len(reader.values(message, where, kind))
             parts = wanted if len(mapping.fields) == 1 else tuple(f"{field}.{part}" for field in mapping.fields for part in wanted)
             return cls(name, mapping, Feature(name, mapping.dtype, (size,), parts, mapping.unit), names_field, wanted)
-        found = [field_values(message, field, where) for field in mapping.fields]
+        found = [_numbers(message, field, where) for field in mapping.fields]
         parts_found: list[str] = []
         named = True
         for field, (values, own) in zip(mapping.fields, found, strict=True):
-            if isinstance(values, (str, bytes)):
-                raise DatasetError(f"{where}: the field {field!r} holds text or bytes; numbers are wanted, or dtype: image")
             named = named and (bool(own) or len(values) == 1)
             parts_found += [f"{field}.{one}" for one in own] if own else [field]
         size = sum(len(values) for values, _ in found)
@@ -82,12 +80,7 @@ class FeatureReader:
         where = f"{where}: {self.mapping.topic} ({kind})"
         if self.mapping.dtype == "image":
             return _image(message, self.mapping, where)
-        parts = []
-        for field in self.mapping.fields:
-            found, _ = field_values(message, field, where)
-            if isinstance(found, (str, bytes)):
-                found = np.frombuffer(found, np.uint8) if isinstance(found, bytes) else np.zeros(0)
-            parts.append(found)
+        parts = [_numbers(message, field, where)[0] for field in self.mapping.fields]
         if self.names_field is None:
             joined = np.concatenate(parts)
             if len(joined) != self.feature.size:
@@ -104,6 +97,13 @@ class FeatureReader:
             if len(part) != len(places):
                 raise DatasetError(f"{where}: {field} has {len(part)} values for {len(places)} names")
         return np.concatenate([part[order] for part in parts])
+
+
+def _numbers(message: Any, field: str, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    found, names = field_values(message, field, where)
+    if isinstance(found, str):
+        raise DatasetError(f"{where}: the field {field!r} holds text; numbers are wanted")
+    return (np.frombuffer(found, np.uint8) if isinstance(found, bytes) else found), names
 
 
 def _names(message: Any, field: str, where: str) -> tuple[str, ...]:

@@ -24,7 +24,18 @@ from trainables.datasets.sources.messages import MessageFile, Record
 __all__ = ["McapFile", "is_mcap"]
 
 MAGIC = b"\x89MCAP0\r\n"
-BROKEN = (McapError, struct.error, UnicodeDecodeError, KeyError, IndexError, ValueError, MemoryError, RuntimeError, zstandard.ZstdError)
+BROKEN = (
+    McapError,
+    struct.error,
+    UnicodeDecodeError,
+    KeyError,
+    IndexError,
+    ValueError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,
+    zstandard.ZstdError,
+)
 
 
 def is_mcap(file: Path) -> bool:

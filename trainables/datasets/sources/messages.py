@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,10 +109,10 @@ def _members(value: Any) -> dict[str, Any]:
         return {str(name): part for name, part in value.items()}
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value) if not field.name.startswith("__")}
-    if isinstance(value, SimpleNamespace):
-        return vars(value)
-    slots = getattr(type(value), "__slots__", ())
-    return {name.lstrip("_"): getattr(value, name) for name in slots if hasattr(value, name)}
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    return {name: part for name, part in getattr(value, "__dict__", {}).items() if not name.startswith("_")} | {
+        name: getattr(value, name) for name in slots if not name.startswith("_") and hasattr(value, name)
+    }
 
 
 def _flat(value: Any, path: str, where: str, depth: int = 0) -> tuple[list[Any] | np.ndarray, tuple[str, ...]]:

@@ -38,10 +38,14 @@ class Bag1File(MessageFile):
         with unreadable(path, "ROS 1 bag", *BROKEN):
             self._reader = Reader1(path)
             self._reader.open()
-            for place, chunk in self._reader.chunks.items():
-                self._reader.chunks[place] = chunk._replace(decompressor=_bounded(path, chunk.decompressor))
-            for connection in self._reader.connections:
-                self._store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
+            try:
+                for place, chunk in self._reader.chunks.items():
+                    self._reader.chunks[place] = chunk._replace(decompressor=_bounded(path, chunk.decompressor))
+                for connection in self._reader.connections:
+                    self._store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
+            except BaseException:
+                self._reader.close()
+                raise
 
     @property
     def topics(self) -> Mapping[str, str]:
@@ -197,7 +201,10 @@ def _bounded(path: Path, decompressor: Any) -> Any:
 
 
 def _decompressed(path: Path, data: bytes) -> bytes:
-    size = zstandard.frame_content_size(data)
+    try:
+        size = zstandard.frame_content_size(data)
+    except zstandard.ZstdError as error:
+        raise DatasetError(f"{path}: a message cannot be decompressed: {one_line(error)}") from None
     if size > MAX_CHUNK_BYTES:
         raise DatasetError(
             f"{path}: a message declares {size / MIB:.0f} MiB after decompression; up to {MAX_CHUNK_BYTES // MIB} MiB are read"
