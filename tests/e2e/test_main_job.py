@@ -206,8 +206,6 @@ def test_no_configuration_is_left_out():
         "configs/train/gymnasium_mujoco.yaml",
         "configs/train/pidog.yaml",
         "configs/train/pidog_imitation.yaml",
-        "configs/datasets/augment_pidog.yaml",  # tests/trainables/datasets/augmentation/test_augment.py
-        "configs/datasets/augment_so101.yaml",  # the same
     }
     assert {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml")} == run_here
 
