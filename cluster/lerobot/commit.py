@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.lerobot.digest import dataset_digest, with_videos
+from cluster.lerobot.episodes_table import index_columns, starts
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import INDEX_FEATURES, to_arrow, with_index_features
 from cluster.lerobot.layout import CHUNKS_SIZE, DATA_PATH, INFO_PATH, VIDEO_PATH
-from cluster.lerobot.metadata import DatasetSpec, flush, huggingface_schema, index_columns, starts, write_metadata
+from cluster.lerobot.metadata import DatasetSpec, flush, huggingface_schema, write_metadata
 from cluster.lerobot.shards import ShardEpisode
 from cluster.lerobot.split import complete_split, without_held_out_copies
 
@@ -131,13 +132,14 @@ def _write_data(
     integers = {feature.name: feature for feature in INDEX_FEATURES}
     shards: dict[str, pq.ParquetFile] = {}
     places: list[tuple[int, int]] = []
+    task_index = {task: number for number, task in enumerate(tasks)}
     files = _DataFiles(folder, schema, spec.data_file_mb * 2**20)
     try:
         for index, (start, episode) in enumerate(starts(episodes)):
             if episode.shard not in shards:
                 shards[episode.shard] = pq.ParquetFile(staging / episode.shard)
             table = shards[episode.shard].read_row_group(episode.row_group)
-            for name, values in index_columns(index, start, episode.length, tasks.index(episode.task)).items():
+            for name, values in index_columns(index, start, episode.length, task_index[episode.task]).items():
                 table = table.append_column(name, to_arrow(values, integers[name]))
             places.append(files.write(table.select(schema.names).cast(schema)))
     finally:

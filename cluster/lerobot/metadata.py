@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from cluster.lerobot.episodes_table import write_episodes
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature, with_index_features
 from cluster.lerobot.layout import (
-    ABOUT,
     CHUNKS_SIZE,
     DATA_PATH,
-    EPISODES_PATH,
     GAITWAY_PATH,
     INFO_PATH,
     STATS_PATH,
@@ -29,9 +25,8 @@ from cluster.lerobot.layout import (
     VIDEO_PATH,
 )
 from cluster.lerobot.shards import ShardEpisode
-from cluster.lerobot.statistics import Statistics
 
-__all__ = ["DatasetSpec", "flush", "huggingface_schema", "index_columns", "starts", "write_metadata"]
+__all__ = ["DatasetSpec", "flush", "huggingface_schema", "write_metadata"]
 
 
 @dataclass(frozen=True)
@@ -81,29 +76,7 @@ def write_metadata(
         digest: of the values.
     """
     features = with_index_features(spec.features)
-    measured = [feature for feature in features if not feature.is_visual]
-    rows, statistics = [], []
-    for index, (start, episode) in enumerate(starts(episodes)):
-        derived = index_columns(index, start, episode.length, tasks.index(episode.task))
-        own = episode.statistics | {name: Statistics.of(values) for name, values in derived.items()}
-        statistics.append(own)
-        rows.append(
-            {
-                "episode_index": index,
-                "tasks": [episode.task],
-                "length": episode.length,
-                "data/chunk_index": places[index][0],
-                "data/file_index": places[index][1],
-                "dataset_from_index": start,
-                "dataset_to_index": start + episode.length,
-                **_video_columns(episode, videos),
-                **{f"stats/{feature.name}/{key}": value for feature in measured for key, value in own[feature.name].to_json().items()},
-                "meta/episodes/chunk_index": 0,
-                "meta/episodes/file_index": 0,
-                **{f"{ABOUT}{name}": value for name, value in episode.about.items()},
-            }
-        )
-    total = {feature.name: Statistics.combined([own[feature.name] for own in statistics]).to_json() for feature in measured}
+    total = write_episodes(folder, episodes, places, videos, features, tasks)
     info = {
         "codebase_version": VERSION,
         "robot_type": spec.robot_type,
@@ -127,11 +100,6 @@ def write_metadata(
         "split_seed": spec.seed,
         **spec.provenance,
     }
-    episodes_path = folder / EPISODES_PATH.format(chunk_index=0, file_index=0)
-    episodes_path.parent.mkdir(parents=True, exist_ok=True)
-    # Episodes from several sources may know different things: a column of any is a column of all.
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), episodes_path)
     # LeRobot reads this one with pandas and looks tasks up by its index.
     pd.DataFrame({"task_index": range(len(tasks))}, index=pd.Index(tasks, name="task")).to_parquet(folder / TASKS_PATH)
     for name, content in ((INFO_PATH, info), (STATS_PATH, total), (GAITWAY_PATH, gaitway)):
@@ -139,38 +107,6 @@ def write_metadata(
             json.dump(content, file, indent=4)
             file.write("\n")
             flush(file)
-
-
-def _video_columns(episode: ShardEpisode, places: Mapping[tuple[str, Path], tuple[int, int]]) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for key, clip in episode.videos.items():
-        chunk, file = places[key, clip.file]
-        columns |= {
-            f"videos/{key}/chunk_index": chunk,
-            f"videos/{key}/file_index": file,
-            f"videos/{key}/from_timestamp": float(clip.from_timestamp_s),
-            f"videos/{key}/to_timestamp": float(clip.to_timestamp_s),
-        }
-    return columns
-
-
-def index_columns(episode: int, start: int, length: int, task: int) -> dict[str, np.ndarray]:
-    """The columns that follow from where an episode stands. ``start`` is its first frame's place in the dataset."""
-    frame = np.arange(length)
-    return {
-        "frame_index": frame,
-        "episode_index": np.full(length, episode),
-        "index": start + frame,
-        "task_index": np.full(length, task),
-    }
-
-
-def starts(episodes: Sequence[ShardEpisode]) -> Iterator[tuple[int, ShardEpisode]]:
-    """Each episode with its first frame's place in the dataset."""
-    start = 0
-    for episode in episodes:
-        yield start, episode
-        start += episode.length
 
 
 def huggingface_schema(features: Sequence[Feature]) -> dict[bytes, bytes]:
