@@ -9,6 +9,7 @@ time stamps some 260 bytes a frame that do not compress. A tenth of the episodes
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,7 +93,9 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=1.0)
     given = parser.parse_args()
     with ray_session(Settings.from_environment()):
-        write_synthetic(given.folder, round(given.gigabytes * 1e9 / (FRAME_BYTES * FRAMES)))
+        episodes = round(given.gigabytes * 1e9 / (FRAME_BYTES * FRAMES))
+        write_synthetic(given.folder, episodes)
+    print(json.dumps({"episodes": episodes}))
 
 
 if __name__ == "__main__":

@@ -51,10 +51,10 @@ class EpisodeGrade(Config):
 
     @property
     def reason(self) -> str:
-        """What was found in one line, defects first, each kind once."""
-        kinds: dict[str, list[str]] = {}
+        """What was found in one line, defects first; of a kind that several components have, the first."""
+        kinds: dict[tuple[str, str], list[str]] = {}
         for finding in (*self.defects, *self.risks):
-            kinds.setdefault(finding.check, []).append(finding.text)
+            kinds.setdefault((finding.check, "" if finding.component else finding.text), []).append(finding.text)
         more = (f"{texts[0]} (and {len(texts) - 1} more like it)" if len(texts) > 1 else texts[0] for texts in kinds.values())
         return "; ".join(more) or "nothing found"
 

@@ -24,14 +24,18 @@ def longest_runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
         Shapes (components,), (components,), (frames - 1, components).
     """
     same = values[1:] == values[:-1]
-    place = np.arange(len(same), dtype=np.int32)[:, None]
-    last_change = np.maximum.accumulate(np.where(same, np.int32(-1), place), axis=0)
-    repeats = place - last_change
-    end = repeats.argmax(axis=0)
-    longest = np.take_along_axis(repeats, end[None], axis=0)[0]
-    before = np.zeros_like(repeats)
-    before[1:] = repeats[:-1]
-    return longest, end + 1 - longest, before
+    longest, first = np.zeros(values.shape[1], np.int32), np.zeros(values.shape[1], np.int32)
+    before = np.zeros(same.shape, np.int32)
+    some = np.flatnonzero(same.any(axis=0))  # a component with noise never repeats
+    if len(some):
+        same = same[:, some]
+        place = np.arange(len(same), dtype=np.int32)[:, None]
+        repeats = place - np.maximum.accumulate(np.where(same, np.int32(-1), place), axis=0)
+        end = repeats.argmax(axis=0)
+        longest[some] = np.take_along_axis(repeats, end[None], axis=0)[0]
+        first[some] = end + 1 - longest[some]
+        before[1:, some] = repeats[:-1]
+    return longest, first, before
 
 
 def smoothed(values: np.ndarray, sigma_frames: float) -> tuple[np.ndarray, np.ndarray]:

@@ -99,7 +99,9 @@ def still_while_partner_moves(
         own = partner.values[settled:end] / partner.scale
         if len(own) < 3:
             continue
-        travel = np.ptp(own) - NOISE_SPREAD * float(noise(partner.values[:, None] / partner.scale)[0])
+        # Where the partner itself stands still, bit by bit, it has no noise that could be measured.
+        changes = np.concatenate([[True], np.diff(partner.values) != 0])
+        travel = np.ptp(own) - NOISE_SPREAD * float(noise(partner.values[changes, None] / partner.scale)[0])
         if travel < config.still_partner_range:
             continue
         if not commands:
