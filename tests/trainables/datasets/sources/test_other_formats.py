@@ -87,7 +87,9 @@ def test_npz_that_cannot_be_read_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", obs=np.zeros((4, 2)), actions=np.zeros((4, 2)), timestamps=np.arange(4) / 10)
     np.savez(tmp_path / "b.npz", obs=np.zeros((4, 2)), actions=np.zeros((4, 2)), timestamps=np.arange(4) / 30)
     path.unlink()
-    with pytest.raises(DatasetError, match=r"b.npz: episode 0: has 30 frames a second \(median\), the dataset 10; all episodes must have one rate"):
+    with pytest.raises(
+        DatasetError, match=r"b.npz: episode 0: has 30 frames a second \(median\), the dataset 10; all episodes must have one rate"
+    ):
         read(open_source(tmp_path))
 
 
