@@ -105,6 +105,8 @@ def open_npz_file(file: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Membe
                 shape, is_fortran, dtype = _header(stream)
             if dtype.hasobject:
                 raise DatasetError(f"{where}: holds pickled objects, which are never read")
+            if any(length < 0 for length in shape):
+                raise DatasetError(f"{where}: has the shape {shape} (damaged)")
             declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
             if declared > entry.file_size:
                 raise DatasetError(f"{where}: declares {declared:,} bytes and stores {entry.file_size:,} (truncated or damaged)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from contextlib import suppress
@@ -10,9 +11,12 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from cluster.lerobot.errors import DatasetError
+from trainables.datasets.sources import hdf5
 from trainables.datasets.sources.detect import open_source
+from trainables.datasets.sources.images import encode_png
 
 
 def robomimic(path, frames=(6, 4), control_freq=20):
@@ -193,3 +197,144 @@ def _played(environment, seed, buffer):
         ends.append(ended)
         cuts.append(cut)
     return buffer(id=seed, seed=seed, observations=observations, actions=actions, rewards=rewards, terminations=ends, truncations=cuts)
+
+
+def test_pixels_become_png_and_encoded_images_stay_as_they_are(tmp_path):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (6, 16, 20, 3), dtype=np.uint8)
+    jpeg = [_jpeg(picture) for picture in pixels]
+    path = robomimic(tmp_path / "lift.hdf5", frames=(6, 6))
+    with h5py.File(path, "a") as file:
+        for name in ("demo_2", "demo_10"):
+            file[f"data/{name}/obs/camera"] = pixels
+            encoded = file.create_dataset(f"data/{name}/obs/encoded", (6,), dtype=h5py.vlen_dtype(np.uint8))
+            for row, picture in enumerate(jpeg):
+                encoded[row] = np.frombuffer(picture, np.uint8)
+    source = open_source(path)
+    features = {feature.name: feature for feature in source.features}
+    for name in ("observation.camera", "observation.encoded"):
+        assert (features[name].dtype, features[name].shape, features[name].names) == ("image", (16, 20, 3), ("height", "width", "channels"))
+    first, _ = read(source)
+    for frame, picture in enumerate(first.columns["observation.camera"]):
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(picture))), pixels[frame])
+    assert first.columns["observation.encoded"].tolist() == jpeg
+
+
+def _jpeg(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
+def huge_chunk(file):
+    file.create_dataset("data/demo_2/obs/bomb", (4,), maxshape=(None,), chunks=(2**29,), dtype="u1", compression="gzip")
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((6,), dtype="u1")
+    layout[:] = h5py.VirtualSource("/etc/hostname.h5", "x", (6,))
+    file.create_virtual_dataset("data/demo_2/obs/secret", layout)
+
+
+def linked_mask(file):
+    del file["mask"]
+    file["mask"] = h5py.ExternalLink("/etc/hostname.h5", "/x")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (huge_chunk, r"/data/demo_2/obs/bomb has chunks of 512 MiB; up to 256 MiB are read"),
+        (virtual, r"/data/demo_2/obs/secret keeps its values in other files"),
+        (linked_mask, r"lift.hdf5: /mask is a link to another file \('/etc/hostname.h5'\)"),
+    ],
+)
+def test_more_ways_to_do_harm(tmp_path, harm, words):
+    path = robomimic(tmp_path / "lift.hdf5")
+    with h5py.File(path, "a") as file:
+        harm(file)
+    with pytest.raises(DatasetError, match=words):
+        read(open_source(path))
+
+
+def test_one_stored_picture_that_is_named_a_thousand_times_is_a_bomb(tmp_path, monkeypatch):
+    path = tmp_path / "lift.hdf5"
+    with h5py.File(path, "w") as file:
+        file["data/demo_0/actions"] = np.zeros((4096, 1))
+        file["data"].attrs["env_args"] = json.dumps({"env_kwargs": {"control_freq": 20}})
+        dataset = file.create_dataset("data/demo_0/obs/bomb", (4096,), dtype=h5py.vlen_dtype(np.uint8))
+        dataset[0] = np.frombuffer(encode_png(np.zeros((16, 16, 3), np.uint8)) + bytes(2**16), np.uint8)
+        place, width = dataset.id.get_offset(), dataset.id.get_storage_size() // 4096
+    raw = bytearray(path.read_bytes())
+    # Every element points at the one picture that is there.
+    raw[place : place + 4096 * width] = raw[place : place + width] * 4096
+    path.write_bytes(raw)
+    assert path.stat().st_size < 500_000
+    monkeypatch.setattr(hdf5, "SMALL_BYTES", 2**20)
+    with pytest.raises(DatasetError, match=r"/data/demo_0/obs/bomb has more than \d+ MiB of images in one episode; no more is read"):
+        read(open_source(path))
+
+
+def test_minari_with_nested_spaces_and_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    box = gymnasium.spaces.Box
+    observations = gymnasium.spaces.Dict(
+        {
+            "arm": gymnasium.spaces.Dict({"joints": box(-1, 1, (3,), np.float32), "grip": gymnasium.spaces.Discrete(2)}),
+            "camera": box(0, 255, (16, 12, 3), np.uint8),
+            "said": gymnasium.spaces.Text(8),
+        }
+    )
+    actions = gymnasium.spaces.Tuple((box(-1, 1, (2,), np.float64), gymnasium.spaces.Discrete(5)))
+    buffers = []
+    for seed, steps in enumerate((5, 3)):
+        observations.seed(seed)
+        actions.seed(seed)
+        seen = [observations.sample() for _ in range(steps + 1)]
+        done = [actions.sample() for _ in range(steps)]
+        nested = {
+            "arm": {name: np.array([one["arm"][name] for one in seen]) for name in ("joints", "grip")},
+            "camera": [one["camera"] for one in seen],
+            "said": [one["said"] for one in seen],
+        }
+        ends = [False] * steps
+        cuts = [False] * (steps - 1) + [True]
+        buffers.append(
+            EpisodeBuffer(
+                id=seed,
+                observations=nested,
+                actions=tuple(np.array([one[part] for one in done]) for part in range(2)),
+                rewards=[float(step) for step in range(steps)],
+                terminations=ends,
+                truncations=cuts,
+            )
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers("nested/test-v0", buffers, observation_space=observations, action_space=actions)
+    source = open_source(tmp_path / "minari" / "nested" / "test-v0", fps=25)
+    features = {feature.name: (feature.dtype, feature.shape) for feature in source.features}
+    assert features == {
+        "observation.arm.grip": ("int64", (1,)),
+        "observation.arm.joints": ("float32", (3,)),
+        "observation.camera": ("image", (16, 12, 3)),
+        "action.0": ("float64", (2,)),
+        "action.1": ("int64", (1,)),
+        "next.reward": ("float64", (1,)),
+        "next.terminated": ("bool", (1,)),
+        "next.truncated": ("bool", (1,)),
+        "next.done": ("bool", (1,)),
+    }
+    episodes = read(source)
+    assert [episode.length for episode in episodes] == [5, 3]
+    for episode, buffer in zip(episodes, buffers, strict=True):
+        np.testing.assert_array_equal(episode.columns["observation.arm.joints"], buffer.observations["arm"]["joints"][: episode.length])
+        np.testing.assert_array_equal(episode.columns["action.0"], buffer.actions[0])
+        assert Image.open(io.BytesIO(episode.columns["observation.camera"][0])).size == (12, 16)
+        assert episode.columns["next.truncated"].tolist() == episode.columns["next.done"].tolist() == buffer.truncations
+    # The data file alone, under another name, is told by what is in it.
+    (tmp_path / "copy.h5").write_bytes((tmp_path / "minari/nested/test-v0/data/main_data.hdf5").read_bytes())
+    assert open_source(tmp_path / "copy.h5", fps=25).format == "minari"

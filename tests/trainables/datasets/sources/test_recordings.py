@@ -192,7 +192,7 @@ def test_nan_passes_and_is_named_where_it_is_written(tmp_path):
     (episode,) = read(source)
     # 30 / 100 s is frame 15; its neighbours lie on messages of their own.
     assert np.argwhere(np.isnan(episode.columns["observation.state"])).tolist() == [[15, 1]]
-    with pytest.raises(DatasetError, match="episode 000000-000000: observation.state of frame 15 holds NaN or infinity"):
+    with pytest.raises(DatasetError, match=r"episode 000000-000000: observation.state of frame 15 holds NaN or infinity"):
         export_dataset(source, "lerobot", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     export_dataset(source, "mcap", tmp_path / "b.mcap")
@@ -269,8 +269,8 @@ def test_a_recording_without_a_mapping_says_what_it_has(tmp_path):
             DatasetError, match=r"is no export of ours; a mapping file must name topics and fields. Its topics: /imu/data \("
         ):
             open_source(path)
-    with pytest.raises(UsageError, match="a mapping is for MCAP files and ROS bags; this is a .npz file"):
-        np.savez(tmp_path / "x.npz", obs=np.zeros(3))
+    np.savez(tmp_path / "x.npz", obs=np.zeros(3))
+    with pytest.raises(UsageError, match=r"a mapping is for MCAP files and ROS bags; this is a .npz file"):
         open_source(tmp_path / "x.npz", mapping=_file(tmp_path))
 
 
