@@ -76,9 +76,9 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
             continue
         found = interval([run["return"] for run in own])
         loss, falls = (np.mean([run[name] for run in own]) for name in ("validation_loss", "fell"))
-        bounds = f"{found.mean - found.half_width:.1f} to {found.mean + found.half_width:.1f}"
+        bounds = f"{found.mean - found.half_width:.2f} to {found.mean + found.half_width:.2f}"
         episodes = f"{np.mean([run['episodes'] for run in own]):.0f}"
-        rows.append([arm, str(len(own)), episodes, f"{found.mean:.1f}", bounds, f"{loss:.4f}", f"{falls:.1%}"])
+        rows.append([arm, str(len(own)), episodes, f"{found.mean:.2f}", bounds, f"{loss:.4f}", f"{falls:.1%}"])
     header = ["dataset", "repetitions", "episodes", "return", "95 % interval", "validation loss", "falls"]
     return markdown(header, rows)
 
