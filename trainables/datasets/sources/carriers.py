@@ -7,7 +7,7 @@ otherwise the ``std_msgs/...MultiArray`` of its element type. Floats of 32 bit g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from rosbags.typesys import Stores, get_typestore
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature
 from trainables.datasets.sources.images import image_format
+from trainables.datasets.sources.limits import one_line
 
 __all__ = ["IMU_NAMES", "Carrier", "carriers_of", "typestore"]
 
@@ -72,25 +73,33 @@ class Carrier:
         """One frame of the feature as a message in CDR. ``time_ns``: into the header, where the type has one."""
         return bytes(typestore().serialize_cdr(self._message(frame, time_ns), self.type))
 
-    def decode(self, messages: Iterable[Any], frames: int) -> np.ndarray:
-        """Frames from decoded messages. Shape (frames, *shape), or (frames,) for a scalar or image.
+    def decode(self, messages: Sequence[bytes]) -> np.ndarray:
+        """Frames from messages in CDR. Shape (frames, *shape), or (frames,) for a scalar or image.
 
         Raises:
-            DatasetError: a message holds another number of values. The text is the end of a line.
+            DatasetError: a message is damaged or holds another number of values. The text is the end of a line.
         """
-        feature = self.feature
-        if feature.dtype == "image":
-            images = np.empty(frames, dtype=object)
-            for frame, message in enumerate(messages):
-                images[frame] = bytes(bytearray(message.data))
-            return images
-        values = np.empty((frames, feature.size), MULTI_ARRAYS[feature.dtype][1] if "MultiArray" in self.type else np.float64)
-        for frame, message in enumerate(messages):
-            found = _imu_values(message) if self.type.endswith("/Imu") else getattr(message, self.field)
-            if len(found) != feature.size:
+        feature, frames = self.feature, len(messages)
+        is_image = feature.dtype == "image"
+        values: np.ndarray = np.empty(frames, dtype=object)
+        if not is_image:
+            values = np.empty((frames, feature.size), MULTI_ARRAYS[feature.dtype][1] if "MultiArray" in self.type else np.float64)
+        for frame, raw in enumerate(messages):
+            try:
+                message: Any = typestore().deserialize_cdr(raw, self.type)
+                found = _imu_values(message) if self.type.endswith("/Imu") else getattr(message, self.field)
+            except Exception as error:  # whatever a damaged message makes the decoder do
+                raise DatasetError(f"frame {frame} of {self.topic} cannot be decoded: {one_line(error)}") from None
+            if is_image:
+                values[frame] = found.tobytes()
+            elif len(found) == feature.size:
+                values[frame] = found
+            else:
                 raise DatasetError(f"frame {frame} of {self.topic} has {len(found)} values, {feature.size} are wanted")
-            values[frame] = np.frombuffer(found, np.uint8) if isinstance(found, (bytes, bytearray)) else found
-        typed = values.astype(feature.dtype)
+        if is_image:
+            return values
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are values too
+            typed = values.astype(feature.dtype)
         return typed[:, 0] if feature.shape == (1,) else typed.reshape(frames, *feature.shape)
 
     def _message(self, frame: Any, time_ns: int) -> Any:
@@ -106,7 +115,7 @@ class Carrier:
         header = types["std_msgs/msg/Header"](stamp, "")
         if self.type.endswith("/CompressedImage"):
             return types[self.type](header, image_format(frame), np.frombuffer(frame, np.uint8))
-        values = np.asarray(frame, np.float64)
+        values = np.asarray(frame, np.float64).reshape(-1)
         if self.type.endswith("/JointState"):
             parts = {name: np.zeros(0) for name in ("position", "velocity", "effort")} | {self.field: values}
             return types[self.type](header, list(self.feature.names or ()), **parts)

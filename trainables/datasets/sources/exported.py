@@ -90,9 +90,9 @@ class ExportedRecording(Source):
                 raise DatasetError(f"{where}: {carrier.topic} has {len(records)} messages for {entry.length} frames")
             records.sort(key=lambda record: record.time_ns)
             try:
-                columns[carrier.feature.name] = carrier.decode((file.decode(record) for record in records), entry.length)
+                columns[carrier.feature.name] = carrier.decode([record.raw for record in records])
             except DatasetError as error:
-                raise DatasetError(f"{where}: {error}" if not str(error).startswith(str(file.path)) else str(error)) from None
+                raise DatasetError(f"{where}: {error}") from None
         return Episode(entry.key, entry.task, columns, entry.about, entry.clips(self.videos, self.path), entry.split, entry.origin)
 
 
