@@ -1,4 +1,4 @@
-"""Stage: behaviour cloning of a dataset's expert. ``python -m trainables.imitate CONFIG.yaml``."""
+"""Stage: imitation of the actions in a dataset. ``python -m trainables.imitate CONFIG.yaml``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ Config = ImitationConfig
 
 
 def run(config: ImitationConfig, context: StageContext) -> dict[str, Any]:
-    """Train the policies into ``<run folder>/imitation_model``: ``policy/``, ``lstm/``, ``loss_curves.png``, ``history.json``.
+    """Train the policies into ``<run folder>/imitation_model``.
 
-    Returns ``checkpoint`` (the MLP's folder), ``lstm_checkpoint``, ``validation_loss``, ``lstm_validation_loss``, ``plot`` and ``run_id``;
-    None for a model that the configuration leaves out. Killed, the same call continues from the last checkpoint.
+    Its files: a checkpoint folder for each model (``policy/`` the MLP, ``lstm/`` the ``simple_lstm``, ``full_lstm/``, ``chunk/``),
+    ``loss_curves.png``, ``history.json``, ``open_loop.json`` and ``open_loop.png`` (errors along held-out episodes), and the rounds of
+    DAgger in ``dagger/``.
+
+    Returns ``checkpoint`` (the MLP's folder; without one, that of the first model that reads the whole observation),
+    ``lstm_checkpoint`` (of ``simple_lstm``), ``validation_loss``, ``lstm_validation_loss``, ``plot`` and ``run_id``; None for a model
+    that the configuration leaves out. Of all models: ``checkpoints``, ``validation_losses``, ``open_loop``; ``dataset_digest`` is
+    that of all data trained on. Killed, the same call continues from the last checkpoint.
 
     Raises:
-        GaitwayError: the dataset does not belong to a task or does not fit it, or training failed.
+        GaitwayError: the dataset does not fit its task, its robot or the configuration, a number in it is not finite, or training
+            failed.
     """
     from trainables.imitation.stage import run_stage
 

@@ -27,12 +27,13 @@ __all__ = ["episode_rows", "map_episodes", "own_errors", "polled"]
 BLOCK_BYTES = 32 * 2**20
 
 
-def episode_rows(source: Source, pieces: Sequence[Piece] | None = None) -> ray.data.Dataset:
+def episode_rows(source: Source, pieces: Sequence[Piece] | None = None, shuffle_pieces: bool = False) -> ray.data.Dataset:
     """A source as Ray Data, one row an episode (``cluster.lerobot.episodes.episodes_to_table``).
 
     Args:
         source: what to read; its files must be visible to every node.
         pieces: only these of its pieces.
+        shuffle_pieces: in another order every time that it is read, for training.
     """
     import ray.data
 
@@ -44,6 +45,7 @@ def episode_rows(source: Source, pieces: Sequence[Piece] | None = None) -> ray.d
         return _tables(episodes, source.features)
 
     rows = ray.data.from_items([{"piece": number} for number in range(len(chosen))], override_num_blocks=max(1, len(chosen)))
+    rows = rows.randomize_block_order() if shuffle_pieces else rows
     return rows.map_batches(read, batch_format="pyarrow", batch_size=1, num_cpus=1)
 
 

@@ -67,7 +67,7 @@ class OnnxController:
         self.outputs = [ACTION_OUTPUT, *(f"{name}_next" for name in self.state_shapes)]
         self.state: dict[str, np.ndarray] = {}
         self.action_rad = np.zeros(0, dtype=np.float32)
-        """Last output of the graph, (num_envs, action_size)."""
+        """Last targets, of a chunk its first ones. Shape (num_envs, action_size)."""
 
     def reset(self, num_envs: int) -> None:
         """See ``Controller.reset``."""
@@ -76,8 +76,10 @@ class OnnxController:
     def act(self, observations: np.ndarray) -> np.ndarray:
         """See ``Controller.act``."""
         inputs = {OBSERVATION_INPUT: np.ascontiguousarray(observations, dtype=np.float32), **self.state}
-        self.action_rad, *following = self.session.run(self.outputs, inputs)
+        targets, *following = self.session.run(self.outputs, inputs)
         self.state = dict(zip(self.state_shapes, following, strict=True))
+        # A chunk's rows are its steps; the robots of a rollout ask at every step and need the first.
+        self.action_rad = targets[:, : len(self.scaling.offset)]
         return ((self.action_rad - self.scaling.offset) / self.scaling.scale).astype(np.float32)
 
     def forget(self, ended: np.ndarray) -> None:

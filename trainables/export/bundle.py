@@ -9,19 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cluster.bundle import CARD_FILE, CONTRACT_FILE, MANIFEST_FILE, ONNX_FILE, Bundle, seal
 from cluster.config import write_text_atomic
 from cluster.contract import PolicyContract, TensorField
 from cluster.errors import GaitwayError
 from trainables.envs.registry import make_robot_task
-from trainables.envs.robot_task import RobotTask
 from trainables.export.card import model_card, readme
 from trainables.export.config import VerificationConfig
 from trainables.export.graph import ServedPolicy, write_onnx
 from trainables.export.latency import measure_latency
 from trainables.export.parity import check_parity
 from trainables.export.provenance import provenance
+from trainables.export.recorded_parity import check_recorded_parity
 from trainables.networks.checkpoint import load_policy
+from trainables.networks.interface import PolicyInterface
 from trainables.networks.policies import Policy
 
 __all__ = ["export_policy"]
@@ -52,14 +55,11 @@ def export_policy(
     """
     verification = verification or VerificationConfig()
     policy, metadata = load_policy(checkpoint)
-    task_config = dict(metadata.get("task_config") or {})
-    task = make_robot_task(metadata["task"], 1, task_config)
-    example = task.reset(seed=verification.seed)[0][0]
-    task.close()
-    _check_fit(checkpoint, policy, task)
-    contract = _contract(policy, task, policy_name, checkpoint, metadata)
-    served = ServedPolicy(policy, task.action_scaling).eval()
-    task_config["physics"] = {**(task_config.get("physics") or {}), "preset": verification.physics}
+    interface = PolicyInterface.of_metadata(metadata)
+    _check_fit(checkpoint, policy, interface)
+    example = _example(interface, verification.seed)
+    contract = _contract(policy, interface, policy_name, checkpoint, metadata)
+    served = ServedPolicy(policy, interface.scaling, [field.size for field in interface.action]).eval()
 
     out = out.resolve()
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
@@ -70,15 +70,7 @@ def export_policy(
     try:
         onnx_path = partial / ONNX_FILE
         write_onnx(served, onnx_path)
-        parity = check_parity(
-            served,
-            onnx_path,
-            metadata["task"],
-            task_config,
-            observations=verification.observations,
-            tolerance_rad=verification.tolerance_rad,
-            seed=verification.seed,
-        )
+        parity = _parity(served, onnx_path, interface, verification)
         latency = measure_latency(onnx_path, verification.latency_batches, verification.latency_calls)
         contract.save(partial / CONTRACT_FILE)
         write_text_atomic(partial / "parity.json", json.dumps(parity, indent=1) + "\n")
@@ -94,22 +86,50 @@ def export_policy(
     return Bundle.load(out, digest)
 
 
-def _check_fit(checkpoint: Path, policy: Policy, task: RobotTask) -> None:
-    given, wanted = (policy.observation_size, policy.action_size), (task.observation_size, task.action_size)
+def _check_fit(checkpoint: Path, policy: Policy, interface: PolicyInterface) -> None:
+    given, wanted = (policy.observation_size, policy.action_size), (interface.observation_size, interface.action_size)
     if given != wanted:
-        raise GaitwayError(
-            f"{checkpoint}: the policy maps {given[0]} numbers to {given[1]}; the task {task.name} wants {wanted[0]} to {wanted[1]}"
-        )
+        of = "its recording" if interface.is_recorded else f"the task {interface.task}"
+        raise GaitwayError(f"{checkpoint}: the policy maps {given[0]} numbers to {given[1]}; {of} wants {wanted[0]} to {wanted[1]}")
 
 
-def _contract(policy: Policy, task: RobotTask, policy_name: str, checkpoint: Path, metadata: Mapping[str, Any]) -> PolicyContract:
+def _example(interface: PolicyInterface, seed: int) -> np.ndarray:
+    """An observation for people. Shape (observation_size,)."""
+    if interface.observed is not None:
+        return interface.observed.mean
+    task = make_robot_task(interface.task, 1, interface.task_config)
+    try:
+        return task.reset(seed=seed)[0][0]
+    finally:
+        task.close()
+
+
+def _parity(served: ServedPolicy, onnx_path: Path, interface: PolicyInterface, verification: VerificationConfig) -> dict[str, Any]:
+    if interface.observed is not None:
+        rows = interface.observed.draw(verification.observations, verification.seed)
+        return check_recorded_parity(served, onnx_path, rows, verification.tolerance_rad)
+    physics = {**(interface.task_config.get("physics") or {}), "preset": verification.physics}
+    return check_parity(
+        served,
+        onnx_path,
+        interface.task,
+        {**interface.task_config, "physics": physics},
+        observations=verification.observations,
+        tolerance_rad=verification.tolerance_rad,
+        seed=verification.seed,
+    )
+
+
+def _contract(
+    policy: Policy, interface: PolicyInterface, policy_name: str, checkpoint: Path, metadata: Mapping[str, Any]
+) -> PolicyContract:
     return PolicyContract(
         policy=policy_name,
-        robot=task.robot.name,
-        task=task.name,
-        control_dt_s=task.control_dt_s,
-        observation=task.observation_fields,
-        action=task.action_fields,
+        robot=interface.robot,
+        task=interface.task,
+        control_dt_s=interface.control_dt_s,
+        observation=interface.observation,
+        action=interface.action_fields(policy.chunk_size),
         state=tuple(TensorField(name=name, shape=shape) for name, shape in policy.state_shapes.items()),
         provenance=provenance(checkpoint, metadata),
     )

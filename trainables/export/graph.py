@@ -1,7 +1,8 @@
 """A policy as one ONNX graph: observation normalisation in front, action scaling behind, recurrent state as plain tensors.
 
 Layout as ``cluster.contract`` says: input ``observation``, output ``action`` in physical units, and for each recurrent state
-``s`` the input ``s`` and the output ``s_next``. The batch axis is dynamic.
+``s`` the input ``s`` and the output ``s_next``. The batch axis is dynamic. A policy that predicts chunks answers with each action
+field's steps one after the other, as a field of shape ``(chunk_size, n)`` is flattened.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from cluster.contract import ACTION_OUTPUT, OBSERVATION_INPUT
 from trainables.envs.robot_task import ActionScaling
+from trainables.networks.interface import RecordedScaling
 from trainables.networks.policies import Policy
 
 __all__ = ["OPSET", "ServedPolicy", "write_onnx"]
@@ -31,20 +33,35 @@ TRACE_BATCH = 2  # any size but 0 and 1, which torch.export would take for const
 
 
 class ServedPolicy(nn.Module):
-    """What a robot is served: a flat observation in SI units -> joint targets in rad, within their limits."""
+    """What a robot is served: a flat observation -> joint targets within their limits, both in the contract's units.
 
-    def __init__(self, policy: Policy, scaling: ActionScaling) -> None:
+    Args:
+        policy: the network.
+        scaling: from its normalised actions to targets.
+        action_sizes: components of each action field; None: one field.
+    """
+
+    def __init__(self, policy: Policy, scaling: ActionScaling, action_sizes: Sequence[int] | None = None) -> None:
         super().__init__()
         self.policy = policy
+        self.action_sizes = tuple(action_sizes or (policy.action_size,))
+        self.is_cut = not isinstance(scaling, RecordedScaling)
         self.state_names = tuple(policy.state_shapes)
         for name in ("offset", "scale", "low", "high"):
             self.register_buffer(name, torch.as_tensor(np.asarray(getattr(scaling, name), dtype=np.float32)))
 
     def forward(self, observation: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """(batch, observation_size), states (batch, ...) -> (batch, action_size) physical targets, then the next states."""
-        normalised, following = self.policy.step(observation, dict(zip(self.state_names, state, strict=True)))
-        target = self.offset + self.scale * torch.clamp(normalised, -1.0, 1.0)
-        return (torch.clamp(target, self.low, self.high), *(following[name] for name in self.state_names))
+        """(batch, observation_size), states (batch, ...) -> (batch, chunk_size * action_size) physical targets, then the next states."""
+        before = dict(zip(self.state_names, state, strict=True))
+        # Of one step only what a policy has always done, so that its graph stays the handful of operators that it was.
+        normalised, following = (
+            self.policy.step(observation, before) if self.policy.chunk_size == 1 else self.policy.plan(observation, before)
+        )
+        target = self.offset + self.scale * (torch.clamp(normalised, -1.0, 1.0) if self.is_cut else normalised)
+        target = torch.clamp(target, self.low, self.high)
+        if self.policy.chunk_size > 1:
+            target = torch.cat([part.flatten(1) for part in target.split(self.action_sizes, dim=-1)], dim=-1)
+        return (target, *(following[name] for name in self.state_names))
 
 
 class _Stateless(nn.Module):

@@ -17,7 +17,7 @@ from trainables.envs.robot_task import RobotTask
 from trainables.evaluation.controllers import OnnxController, TorchController, open_session
 from trainables.export.graph import ServedPolicy
 
-__all__ = ["check_parity"]
+__all__ = ["check_parity", "compare_rows"]
 
 ROBOTS = 8
 """Robots whose rollouts give the observations."""
@@ -67,6 +67,23 @@ def _rollout_parity(
     served: ServedPolicy, onnx_path: Path, task_name: str, task_config: Mapping[str, Any], observations: int, seed: int
 ) -> dict[str, Any]:
     rows, states = _record(served, task_name, task_config, observations, seed)
+    errors = compare_rows(served, onnx_path, rows, states)
+    return {
+        "observations": len(rows),
+        "max_abs_error_rad": errors.pop(ACTION_OUTPUT),
+        "max_abs_state_error": max(errors.values(), default=0.0),
+    }
+
+
+def compare_rows(served: ServedPolicy, onnx_path: Path, rows: np.ndarray, states: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest difference of every output, all rows asked together and some one by one.
+
+    Args:
+        served: the torch policy.
+        onnx_path: its exported graph.
+        rows: observations. Shape (count, observation_size).
+        states: recurrent states by name. Shapes (count, ...).
+    """
     with torch.inference_mode():
         action, *following = served(torch.from_numpy(rows), [torch.from_numpy(states[name]) for name in served.state_names])
     expected = {ACTION_OUTPUT: action.numpy()}
@@ -78,11 +95,7 @@ def _rollout_parity(
         one = slice(row, row + 1)
         single = _errors(session, {k: v[one] for k, v in inputs.items()}, {k: v[one] for k, v in expected.items()})
         errors = {name: max(error, single[name]) for name, error in errors.items()}
-    return {
-        "observations": len(rows),
-        "max_abs_error_rad": errors.pop(ACTION_OUTPUT),
-        "max_abs_state_error": max(errors.values(), default=0.0),
-    }
+    return errors
 
 
 def _errors(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:

@@ -1,10 +1,10 @@
-"""What every Ray Train worker runs: hold its share of the frames, fit one model after the other, report, resume."""
+"""What every Ray Train worker runs: take its frames, fit one model after the other, report, resume."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,18 @@ import ray.train
 import ray.train.torch
 import torch
 
-from trainables.envs.robot_task import ActionScaling
-from trainables.imitation.config import ImitationConfig
-from trainables.imitation.fitting import Fit, make_fit
+from trainables.imitation.fits import make_fit
+from trainables.imitation.fitting import Fit
 from trainables.imitation.frames import Frames, gather_frames
+from trainables.imitation.spec import TrainSpec, hold_out
+from trainables.imitation.streaming import buffers, frames_of_table, read_ahead
 
-__all__ = ["STATE_FILE", "TrainSpec", "hold_out", "load_state", "train_loop_per_worker"]
+__all__ = ["STATE_FILE", "load_state", "train_loop_per_worker"]
 
 STATE_FILE = "fits.pt"
-VALIDATION_SHARE = 0.2  # of every episode, where no whole episode can be held out
 
-
-@dataclass(frozen=True)
-class TrainSpec:
-    """What the driver tells the workers beside the frames."""
-
-    config: ImitationConfig
-    scaling: ActionScaling
-    fields: dict[str, slice]
-    """Where each observation field lies in the flat vector."""
-    train_episodes: tuple[int, ...]
-    validation_episodes: tuple[int, ...]
-    """Empty for a dataset of one episode: its last part is held out."""
+Attach = Callable[[Fit], None]
+"""Gives a fit its frames."""
 
 
 def train_loop_per_worker(arguments: dict[str, Any]) -> None:
@@ -47,12 +37,10 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(config.cpus_per_worker)))
     # Without this a 2-core machine runs the same sums in another order from call to call.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    batches = ray.train.get_dataset_shard("frames").iter_batches(batch_size=None, batch_format="numpy")
-    frames = gather_frames(batches, spec.scaling)
-    train, validation = hold_out(frames, spec)
+    attach = _streams(spec) if spec.streamed else _memory(spec)
     states = _resume()
     for name in config.models:
-        fit = _start(name, spec, train, validation, states.get(name))
+        fit = _start(name, spec, attach, states.get(name))
         reported = fit.epoch
         while not fit.finished:
             fit.run_epoch()
@@ -62,24 +50,45 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
                 reported = fit.epoch
 
 
-def hold_out(frames: Frames, spec: TrainSpec) -> tuple[Frames, Frames]:
-    """Frames to train on and to validate on."""
-    if spec.validation_episodes:
-        return frames.of_episodes(spec.train_episodes), frames.of_episodes(spec.validation_episodes)
-    return frames.cut(VALIDATION_SHARE)
-
-
 def load_state(folder: Path) -> dict[str, dict[str, Any]]:
     """Read a checkpoint -> ``Fit.state_dict()`` by model name. Only tensors and plain values are unpickled."""
     states: dict[str, dict[str, Any]] = torch.load(folder / STATE_FILE, weights_only=True, map_location="cpu")
     return states
 
 
-def _start(name: str, spec: TrainSpec, train: Frames, validation: Frames, state: dict[str, Any] | None) -> Fit:
-    sizes = train.observation.shape[1], train.target.shape[1]
+def _memory(spec: TrainSpec) -> Attach:
+    """All frames, in this worker's memory."""
+    batches = ray.train.get_dataset_shard("frames").iter_batches(batch_size=None, batch_format="numpy")
+    train, validation = hold_out(gather_frames(batches, spec.scaling, *spec.sides), spec)
+
+    def attach(fit: Fit) -> None:
+        fit.attach(train, validation)
+
+    return attach
+
+
+def _streams(spec: TrainSpec) -> Attach:
+    """This worker's part of the episodes, read again every epoch."""
+    size = spec.config.streaming.shuffle_buffer_frames
+    features = dict(spec.features)
+
+    def read(side: str) -> Iterator[Frames]:
+        shard = ray.train.get_dataset_shard(side)
+        assert shard is not None
+        tables = shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        return buffers((frames_of_table(table, features, spec.scaling, spec.sides) for table in tables if len(table)), size)
+
+    def attach(fit: Fit) -> None:
+        fit.attach_stream(lambda epoch: read_ahead(lambda: read("train")), lambda: read("validation"), spec.moments)
+
+    return attach
+
+
+def _start(name: str, spec: TrainSpec, attach: Attach, state: dict[str, Any] | None) -> Fit:
     rank = ray.train.get_context().get_world_rank()
-    fit = make_fit(name, spec.config, *sizes, spec.fields, rank, ray.train.torch.get_device())
-    fit.attach(train, validation, spec.fields)
+    sizes = spec.interface.observation_size, spec.interface.action_size
+    fit = make_fit(name, spec.config, *sizes, spec.fields, rank, ray.train.torch.get_device(), spec.interface)
+    attach(fit)
     if state is None:
         fit.prepare()
     else:
@@ -96,7 +105,7 @@ def _resume() -> dict[str, dict[str, Any]]:
 
 
 def _report(name: str, fit: Fit, rows: list[dict[str, float]], states: dict[str, dict[str, Any]]) -> None:
-    metrics = {"model": name, "rows": rows, "finished": fit.finished, "best_loss": fit.best_loss}
+    metrics = {"model": name, "rows": rows, "finished": fit.finished, "best_loss": fit.best_loss, "batch_size": fit.batch_size}
     if fit.rank:
         ray.train.report(metrics)
         return

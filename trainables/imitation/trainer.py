@@ -8,19 +8,20 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.data
 import ray.train
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
 from cluster.errors import ClusterError, GaitwayError
-from trainables.imitation.loop import TrainSpec, load_state, train_loop_per_worker
+from trainables.imitation.loop import load_state, train_loop_per_worker
+from trainables.imitation.reading import Part, datasets_of
+from trainables.imitation.spec import TrainSpec
 
 __all__ = ["OnRows", "discard", "train_models"]
 
@@ -28,6 +29,8 @@ OnRows = Callable[[str, list[dict[str, float]]], None]
 """Called in the driver with a model's name and the new rows of its loss curve."""
 
 POLL_S = 0.25
+READING_CPUS = 1
+"""What a reading task takes."""
 CONTROLLER_POLL_S = "0.2"
 """A worker's report waits for the controller to fetch it; Ray Train's own 2 s would be longer than the epochs of a small run."""
 
@@ -59,12 +62,12 @@ class _Trainer(TorchTrainer):
 
 
 def train_models(
-    dataset: ray.data.Dataset, spec: TrainSpec, storage: Path, name: str, scratch: Path, on_rows: OnRows
+    parts: Sequence[Part], spec: TrainSpec, storage: Path, name: str, scratch: Path, on_rows: OnRows
 ) -> dict[str, dict[str, Any]]:
     """Train all models of ``spec`` in one Ray Train run and return ``Fit.state_dict()`` by model name.
 
     Args:
-        dataset: rows with the columns of ``frames.COLUMNS``.
+        parts: the folders to train on.
         spec: what the workers are told.
         storage: folder that every node sees; Ray Train keeps its checkpoints in ``storage/name``.
         name: identity of this training. A run of the same name that was killed is continued from its last checkpoint.
@@ -76,16 +79,16 @@ def train_models(
         GaitwayError: training failed more often than ``max_failures``, with its cause.
     """
     config = spec.config
-    _check_resources(config.num_workers * config.cpus_per_worker, config.num_workers * int(config.use_gpu))
+    _check_resources(config.num_workers * config.cpus_per_worker, config.num_workers * int(config.use_gpu), spec.streamed)
     reports = scratch / "reports.jsonl"
     scratch.mkdir(parents=True, exist_ok=True)
     reports.unlink(missing_ok=True)
     trainer = _Trainer(
         train_loop_per_worker,
         train_loop_config={"spec": spec},
-        # Read once, here: workers that hold every CPU of a small machine would leave none for reading tasks.
-        datasets={"frames": dataset.materialize()},
-        dataset_config=DataConfig(datasets_to_split="all" if config.num_workers > 1 else []),
+        datasets=datasets_of(parts, spec),
+        # In memory every worker holds all frames and takes its share of each batch, as one worker would have drawn it.
+        dataset_config=DataConfig(datasets_to_split="all" if spec.streamed and config.num_workers > 1 else []),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=_resources(config.cpus_per_worker, config.use_gpu)
         ),
@@ -179,9 +182,14 @@ def _resources(cpus: float, use_gpu: bool) -> dict[str, float]:
     return {"CPU": cpus, "GPU": 1} if use_gpu else {"CPU": cpus}
 
 
-def _check_resources(cpus: float, gpus: int) -> None:
+def _check_resources(cpus: float, gpus: int, streamed: bool) -> None:
     """Ray Train would wait for missing resources for ever, in silence."""
     available = ray.cluster_resources()
+    if streamed and cpus + READING_CPUS > available.get("CPU", 0) >= cpus:
+        raise ClusterError(
+            f"imitation streams its data and needs a CPU for reading beside {cpus:g} for its workers; the cluster has "
+            f"{available.get('CPU', 0):g}; lower num_workers or cpus_per_worker, or raise streaming.memory_gb"
+        )
     for name, wanted in (("CPU", cpus), ("GPU", gpus)):
         if wanted > available.get(name, 0):
             raise ClusterError(

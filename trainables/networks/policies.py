@@ -1,6 +1,6 @@
-"""The two policy networks: ``MlpPolicy`` over the whole observation and the recurrent ``LstmPolicy`` over four gait inputs.
+"""The policy networks: the feed-forward ``MlpPolicy``, the recurrent ``LstmPolicy``, ``ChunkPolicy`` for several actions at once.
 
-Both map a flat observation to a *normalised* action in the task's units of [-1, 1]; the physical scaling is the task's
+All map a flat observation to *normalised* actions, about [-1, 1]; the physical scaling is the task's or the recording's
 (``ActionScaling``) and enters the graph at export.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from trainables.networks.normalizer import RunningNormalizer
 
-__all__ = ["LstmPolicy", "MlpPolicy", "Policy", "build_policy", "mlp"]
+__all__ = ["ChunkPolicy", "LstmPolicy", "MlpPolicy", "Policy", "RelativeBase", "build_policy", "mlp"]
 
 Activation = Literal["tanh", "relu", "elu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
@@ -43,10 +43,17 @@ class Policy(nn.Module, ABC):
     action_size: int
     state_shapes: dict[str, tuple[int, ...]]
     """Recurrent state by name, without the batch axis; empty for a stateless policy."""
+    chunk_size: int = 1
+    """Control steps that one answer covers."""
 
     @abstractmethod
     def step(self, observation: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """One control step. (batch, observation_size) and state (batch, ...) -> (batch, action_size) normalised action mean, next state."""
+
+    def plan(self, observation: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """As ``step``, but all actions of the answer: (batch, chunk_size, action_size)."""
+        action, following = self.step(observation, state)
+        return action.unsqueeze(1), following
 
     def initial_state(self, batch: int) -> dict[str, Tensor]:
         """All-zero recurrent state for ``batch`` robots."""
@@ -87,10 +94,9 @@ class MlpPolicy(Policy):
 
 
 class LstmPolicy(Policy):
-    """``simple_lstm``: 4 phase and command inputs -> LSTM 64 -> 32 -> joints.
+    """Inputs -> LSTM 64 -> 32 -> joints. ``simple_lstm`` gives it 4 phase and command inputs, ``lstm`` all of the observation.
 
-    It reads only ``input_indices`` of the flat observation (the command group), so that it is served with the same contract
-    as the MLP.
+    It reads only ``input_indices`` of the flat observation, so that it is served with the same contract as the MLP.
     """
 
     kind = "simple_lstm"
@@ -142,11 +148,99 @@ class LstmPolicy(Policy):
         }
 
 
+class RelativeBase(TypedDict):
+    """What a relative policy adds its output to: ``gain * observation[index] + bias``, one entry an action component."""
+
+    index: list[int]
+    gain: list[float]
+    """0 for a component whose present value is not observed: its output is absolute."""
+    bias: list[float]
+
+
+class ChunkPolicy(Policy):
+    """Action chunks: an MLP over the last observations -> the next ``chunk_size`` actions at once (Zhao et al. 2023, ACT).
+
+    ACT's trunk is a transformer over images and a latent style variable; this one is an MLP over numbers. What is kept is that
+    a plan of several steps is predicted and executed, which shortens the horizon over which errors add up.
+
+    With ``history`` above 1 the earlier observations are recurrent state: those of the last *questions*. A robot that asks once
+    for every ``chunk_steps`` steps has them that far apart; train with ``history_stride`` equal to it.
+
+    With ``base`` the network predicts changes from where the joints are: untrained, it holds them.
+    """
+
+    kind = "chunk"
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        chunk_size: int,
+        history: int = 1,
+        hidden: Sequence[int] = (256, 256),
+        activation: Activation = "elu",
+        base: RelativeBase | None = None,
+    ) -> None:
+        super().__init__()
+        self.observation_size, self.action_size, self.chunk_size, self.history = observation_size, action_size, chunk_size, history
+        self.hidden, self.activation, self.base = tuple(hidden), activation, base
+        # Zeros are a possible observation, so the state also says how many have been seen.
+        self.state_shapes = {"history": (history - 1, observation_size), "seen": (1,)} if history > 1 else {}
+        self.normalizer = RunningNormalizer(observation_size)
+        self.network = mlp([history * observation_size, *self.hidden, chunk_size * action_size], activation, output_gain=0.01)
+        if base is not None:
+            self.register_buffer("base_index", torch.tensor(base["index"], dtype=torch.long), persistent=False)
+            self.register_buffer("base_gain", torch.tensor(base["gain"], dtype=torch.float32), persistent=False)
+            self.register_buffer("base_bias", torch.tensor(base["bias"], dtype=torch.float32), persistent=False)
+
+    def forward(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(batch, history, observation_size), oldest first -> (batch, chunk_size, action_size) normalised.
+
+        ``noise`` is added to the normalised observations; the base stays exact. Shape of ``observations``.
+        """
+        inputs = self.normalizer(observations)
+        inputs = inputs if noise is None else inputs + noise
+        planned = self.network(inputs.flatten(1)).unflatten(1, (self.chunk_size, self.action_size))
+        if self.base is None:
+            return planned
+        now = observations[:, -1].index_select(-1, self.base_index)
+        return planned + (now * self.base_gain + self.base_bias).unsqueeze(1)
+
+    def plan(self, observation: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See ``Policy.plan``; the state is ``history`` (batch, history - 1, observation_size) and ``seen`` (batch, 1)."""
+        now = observation.unsqueeze(1)
+        if self.history == 1:
+            return self(now), {}
+        # At an episode's start the first observation stands for those before it, as in training.
+        first = (state["seen"] < 0.5).unsqueeze(-1)
+        earlier = torch.where(first, now.expand(-1, self.history - 1, -1), state["history"])
+        window = torch.cat([earlier, now], dim=1)
+        return self(window), {"history": window[:, 1:], "seen": torch.ones_like(state["seen"])}
+
+    def step(self, observation: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See ``Policy.step``: the first action of the plan."""
+        planned, following = self.plan(observation, state)
+        return planned[:, 0], following
+
+    def architecture(self) -> dict[str, Any]:
+        """See ``Policy.architecture``."""
+        return {
+            "kind": self.kind,
+            "observation_size": self.observation_size,
+            "action_size": self.action_size,
+            "chunk_size": self.chunk_size,
+            "history": self.history,
+            "hidden": list(self.hidden),
+            "activation": self.activation,
+            "base": self.base,
+        }
+
+
 def build_policy(architecture: dict[str, Any]) -> Policy:
     """An untrained policy from ``Policy.architecture()``. Raises ``ValueError`` for an unknown kind."""
     arguments = dict(architecture)
     kind = arguments.pop("kind")
-    kinds: dict[str, type[Policy]] = {MlpPolicy.kind: MlpPolicy, LstmPolicy.kind: LstmPolicy}
+    kinds: dict[str, type[Policy]] = {kind.kind: kind for kind in (MlpPolicy, LstmPolicy, ChunkPolicy)}
     if kind not in kinds:
         raise ValueError(f"unknown policy kind {kind!r}; known: {', '.join(kinds)}")
     return kinds[kind](**arguments)

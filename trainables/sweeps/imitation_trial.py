@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,21 @@ def read_frames(config: ImitationConfig) -> dict[str, Any]:
         GaitwayError: the dataset does not fit its task.
     """
     from cluster.lerobot.info import load_info
+    from cluster.settings import Settings
     from trainables.datasets.lerobot import read_dataset
-    from trainables.imitation.frames import COLUMNS, gather_frames
-    from trainables.imitation.loop import hold_out
-    from trainables.imitation.stage import make_spec, task_of
+    from trainables.imitation.frames import gather_frames
+    from trainables.imitation.spec import hold_out, make_spec
 
     if config.dataset is None:
         raise UsageError("imitation.dataset: name a LeRobot v3.0 folder, such as one that `gaitway dataset collect` made")
+    if config.algorithm != "bc":
+        raise UsageError(f"imitation.algorithm: trials clone a dataset that is there (bc); {config.algorithm} records another for each")
     info = load_info(config.dataset)
-    task = task_of(info)
-    try:
-        spec = make_spec(config, info, task)
-    finally:
-        task.close()
-    batches = read_dataset(info.path, columns=COLUMNS).iter_batches(batch_size=None, batch_format="numpy")
-    train, validation = hold_out(gather_frames(batches, spec.scaling), spec)
+    spec = make_spec(config, info, Settings.from_environment())
+    if spec.streamed:
+        raise UsageError(f"{info.path}: trials hold their data in memory; raise imitation.streaming.memory_gb or sweep on a part of it")
+    batches = read_dataset(info.path, columns=spec.columns).iter_batches(batch_size=None, batch_format="numpy")
+    train, validation = hold_out(gather_frames(batches, spec.scaling, *spec.sides), spec)
     return {"info": info, "spec": spec, "train": train, "validation": validation}
 
 
@@ -50,17 +49,17 @@ class ImitationTrial(SweepTrial):
 
     def build(self) -> None:
         """The network, untrained."""
-        from trainables.imitation.fitting import make_fit
+        from trainables.imitation.fits import make_fit
 
         torch.set_num_threads(max(1, int(self.sweep.cpus_per_trial)))
         config: ImitationConfig = self.training
         train, validation, spec = self.shared["train"], self.shared["validation"], self.shared["spec"]
-        self._spec = replace(spec, config=config)
+        self._spec = spec.with_config(config)
         self._model = config.models[0]
         sizes = train.observation.shape[1], train.target.shape[1]
         device = torch.device("cuda" if config.use_gpu else "cpu")
-        self._fit = make_fit(self._model, config, *sizes, spec.fields, 0, device)
-        self._fit.attach(train, validation, spec.fields)
+        self._fit = make_fit(self._model, config, *sizes, spec.fields, 0, device, spec.interface)
+        self._fit.attach(train, validation)
         self._fit.prepare()
 
     def advance(self) -> dict[str, float]:
@@ -79,11 +78,11 @@ class ImitationTrial(SweepTrial):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """The fit, and the best weights so far as a policy."""
         from trainables.imitation.loop import STATE_FILE
-        from trainables.imitation.stage import save_best
+        from trainables.imitation.results import save_best
 
         folder, state = Path(checkpoint_dir), self._fit.state_dict()
         torch.save({self._model: state}, folder / STATE_FILE)
-        save_best(self._model, state, self.training, self.shared["info"], folder / POLICY_FOLDER, {"trial_id": self.trial_id})
+        save_best(self._model, state, self._spec, self.shared["info"], folder / POLICY_FOLDER, {"trial_id": self.trial_id})
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Weights, optimizer and counters."""

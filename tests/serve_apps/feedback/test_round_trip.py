@@ -12,13 +12,14 @@ import torch
 from cluster.config import parse_config
 from cluster.contract import PolicyContract
 from cluster.runtime.served import FeedbackConfig
+from cluster.settings import Settings
 from serve_apps.feedback.messages import encode
 from trainables.datasets.lerobot import load_frames, load_info, read_dataset
 from trainables.envs.registry import make_robot_task
 from trainables.imitation.config import ImitationConfig
-from trainables.imitation.fitting import make_fit
+from trainables.imitation.fits import make_fit
 from trainables.imitation.frames import COLUMNS, gather_frames
-from trainables.imitation.stage import make_spec
+from trainables.imitation.spec import make_spec
 
 
 def served(folder: Path, contract: PolicyContract, episodes: int, steps: int) -> Path:
@@ -46,7 +47,7 @@ def served(folder: Path, contract: PolicyContract, episodes: int, steps: int) ->
     return dataset
 
 
-def test_an_imitation_trains_on_what_was_served(ray_session: None, tmp_path: Path) -> None:
+def test_an_imitation_trains_on_what_was_served(ray_session: None, settings: Settings, tmp_path: Path) -> None:
     task = make_robot_task("pidog_run", 1, {})
     contract = PolicyContract(
         policy="pidog-run",
@@ -61,15 +62,15 @@ def test_an_imitation_trains_on_what_was_served(ray_session: None, tmp_path: Pat
     assert info.num_episodes == 6
     rows = read_dataset(dataset, columns=list(COLUMNS))
     config = parse_config({"mlp": {"epochs": 10, "hidden": [32], "batch_size": 64}}, ImitationConfig)
-    spec = make_spec(config, info, task)
     task.close()
+    spec = make_spec(config, info, settings)
     frames = gather_frames(rows.iter_batches(batch_size=None, batch_format="numpy"), spec.scaling)
     np.testing.assert_array_equal(frames.observation, load_frames(dataset)["observation.state"])
     train, validation = frames.of_episodes(spec.train_episodes), frames.of_episodes(spec.validation_episodes)
     assert len(train)
     assert len(validation)
     sizes = frames.observation.shape[1], frames.target.shape[1]
-    fit = make_fit("mlp", config, *sizes, spec.fields, 0, torch.device("cpu")).attach(train, validation, spec.fields)
+    fit = make_fit("mlp", config, *sizes, spec.fields, 0, torch.device("cpu")).attach(train, validation)
     fit.prepare()
     while not fit.finished:
         fit.run_epoch()

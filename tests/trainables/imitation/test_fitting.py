@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from trainables.imitation.config import ImitationConfig, LstmConfig, MlpConfig
-from trainables.imitation.fitting import Fit, make_fit
+from trainables.imitation.fits import make_fit
+from trainables.imitation.fitting import Fit
 from trainables.imitation.frames import Frames
 
 FIELDS = {"sensor": slice(0, 6), "command": slice(6, 10)}
@@ -31,7 +32,7 @@ TRAIN, VALIDATION = clone_frames(range(16)), clone_frames(range(16, 20))
 
 
 def start(name: str, config: ImitationConfig = CONFIG) -> Fit:
-    fit = make_fit(name, config, 10, 3, FIELDS, rank=0, device=torch.device("cpu")).attach(TRAIN, VALIDATION, FIELDS)
+    fit = make_fit(name, config, 10, 3, FIELDS, rank=0, device=torch.device("cpu")).attach(TRAIN, VALIDATION)
     fit.prepare()
     return fit
 
@@ -81,7 +82,7 @@ def test_a_resumed_fit_goes_on_as_if_nothing_had_happened(name: str) -> None:
     for _ in range(3):
         whole.run_epoch()
     saved = copy.deepcopy(whole.state_dict())
-    resumed = make_fit(name, CONFIG, 10, 3, FIELDS, rank=0, device=torch.device("cpu")).attach(TRAIN, VALIDATION, FIELDS)
+    resumed = make_fit(name, CONFIG, 10, 3, FIELDS, rank=0, device=torch.device("cpu")).attach(TRAIN, VALIDATION)
     resumed.load_state_dict(saved)
     for fit in (whole, resumed):
         for _ in range(3):

@@ -17,12 +17,12 @@ from cluster.progress import Progress
 from cluster.settings import Settings
 from cluster.stage import StageContext
 from trainables import imitate
-from trainables.datasets.lerobot import load_frames, load_info, read_dataset
+from trainables.datasets.lerobot import load_frames, load_info
 from trainables.imitation.config import ImitationConfig
-from trainables.imitation.fitting import make_fit
+from trainables.imitation.fits import make_fit
 from trainables.imitation.frames import COLUMNS, Frames, gather_frames
-from trainables.imitation.loop import TrainSpec
-from trainables.imitation.stage import make_spec, task_of
+from trainables.imitation.reading import Part
+from trainables.imitation.spec import TrainSpec, make_spec
 from trainables.imitation.trainer import train_models
 from trainables.networks.checkpoint import load_policy
 
@@ -42,12 +42,7 @@ def context(folder: Path, settings: Settings) -> StageContext:
 
 
 def spec_of(dataset: Path, config: ImitationConfig) -> TrainSpec:
-    info = load_info(dataset)
-    task = task_of(info)
-    try:
-        return make_spec(config, info, task)
-    finally:
-        task.close()
+    return make_spec(config, load_info(dataset), Settings.from_environment({}))
 
 
 def fit_here(dataset: Path, spec: TrainSpec, name: str):
@@ -58,7 +53,7 @@ def fit_here(dataset: Path, spec: TrainSpec, name: str):
         frames = gather_frames([load_frames(dataset, columns=COLUMNS)], spec.scaling)
         train, validation = frames.of_episodes(spec.train_episodes), frames.of_episodes(spec.validation_episodes)
         sizes = frames.observation.shape[1], frames.target.shape[1]
-        fit = make_fit(name, spec.config, *sizes, spec.fields, 0, torch.device("cpu")).attach(train, validation, spec.fields)
+        fit = make_fit(name, spec.config, *sizes, spec.fields, 0, torch.device("cpu")).attach(train, validation)
         fit.prepare()
         while not fit.finished:
             fit.run_epoch()
@@ -92,7 +87,7 @@ def test_a_dataset_becomes_two_policies_with_their_curves(ray_session, expert_da
     # Nothing of Ray Train's own is left, and the curve is in MLflow.
     assert not list((settings.shared_path / "imitation").iterdir())
     assert {entry.name for entry in (tmp_path / "run" / "imitation_model").iterdir()} == {
-        "policy", "lstm", "history.json", "loss_curves.png",
+        "policy", "lstm", "history.json", "loss_curves.png", "open_loop.json", "open_loop.png",
     }  # fmt: skip
     from mlflow.tracking import MlflowClient
 
@@ -119,9 +114,7 @@ def test_a_killed_worker_costs_nothing_but_time(ray_session, expert_dataset: Pat
                 killed.append(process.pid)
                 os.kill(process.pid, signal.SIGKILL)
 
-    states = train_models(
-        read_dataset(expert_dataset, columns=COLUMNS), spec, tmp_path / "storage", "killed", tmp_path / "scratch", on_rows
-    )
+    states = train_models([Part(expert_dataset)], spec, tmp_path / "storage", "killed", tmp_path / "scratch", on_rows)
     assert killed
     expected = fit_here(expert_dataset, spec, "mlp")
     assert states["mlp"]["history"] == expected.history
@@ -131,7 +124,7 @@ def test_a_killed_worker_costs_nothing_but_time(ray_session, expert_dataset: Pat
 
     # A driver that died after the last checkpoint: the same call finds everything done in the storage and trains nothing.
     epochs.clear()
-    found = train_models(read_dataset(expert_dataset, columns=COLUMNS), spec, tmp_path / "storage", "killed", tmp_path / "scratch", on_rows)
+    found = train_models([Part(expert_dataset)], spec, tmp_path / "storage", "killed", tmp_path / "scratch", on_rows)
     assert not epochs
     assert found["mlp"]["history"] == states["mlp"]["history"]
 
@@ -139,9 +132,7 @@ def test_a_killed_worker_costs_nothing_but_time(ray_session, expert_dataset: Pat
 def test_two_workers_share_the_frames_and_agree(ray_session, expert_dataset: Path, tmp_path: Path) -> None:
     config = configured(num_workers=2)
     spec = spec_of(expert_dataset, config)
-    states = train_models(
-        read_dataset(expert_dataset, columns=COLUMNS), spec, tmp_path / "storage", "two", tmp_path / "scratch", lambda model, rows: None
-    )
+    states = train_models([Part(expert_dataset)], spec, tmp_path / "storage", "two", tmp_path / "scratch", lambda model, rows: None)
     for name in ("mlp", "simple_lstm"):
         rows = states[name]["history"]
         assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]
@@ -154,19 +145,19 @@ def test_two_workers_share_the_frames_and_agree(ray_session, expert_dataset: Pat
 def test_more_workers_than_the_cluster_has_cpus_is_said_at_once(ray_session, expert_dataset: Path, tmp_path: Path) -> None:
     config = configured(num_workers=64)
     with pytest.raises(ClusterError, match=r"imitation needs 64 CPUs for its workers and the cluster has 2"):
-        train_models(
-            read_dataset(expert_dataset, columns=COLUMNS), spec_of(expert_dataset, config), tmp_path, "x", tmp_path / "s", lambda m, r: None
-        )
+        train_models([Part(expert_dataset)], spec_of(expert_dataset, config), tmp_path, "x", tmp_path / "s", lambda m, r: None)
 
 
-def test_a_dataset_of_no_task_is_refused(settings: Settings, shared_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(GaitwayError, match="does not say which task"):
+def test_a_model_that_reads_a_command_is_refused_where_none_was_recorded(settings: Settings, shared_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        GaitwayError, match="simple_lstm: the recording has no observation field 'command'; it has: observation_state; it reads"
+    ):
         imitate.run(configured(dataset=str(shared_data / "lerobot_so101")), context(tmp_path, settings))
 
 
 def test_a_field_that_the_task_has_not_is_named(settings: Settings, expert_dataset: Path, tmp_path: Path) -> None:
     config = configured(dataset=str(expert_dataset), mlp={"exact_fields": ["comand"]})
-    with pytest.raises(GaitwayError, match="no observation field 'comand'; it has: projected_gravity"):
+    with pytest.raises(GaitwayError, match="mlp: the task pidog_run has no observation field 'comand'; it has: projected_gravity"):
         imitate.run(config, context(tmp_path, settings))
 
 

@@ -58,7 +58,7 @@ def test_mlp_starts_near_the_default_pose() -> None:
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown policy kind 'gru'; known: mlp, simple_lstm"):
+    with pytest.raises(ValueError, match="unknown policy kind 'gru'; known: mlp, simple_lstm, chunk"):
         build_policy({"kind": "gru"})
 
 
