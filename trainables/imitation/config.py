@@ -125,7 +125,7 @@ class StreamingConfig(Config):
 class ImitationConfig(Config):
     """Imitation of the actions in a LeRobot folder."""
 
-    dataset: Path | None = Field(None, description="LeRobot v3.0 folder; None: what the stage collect made")
+    dataset: Path | None = Field(None, description="LeRobot v3.0 folder, or a dataset's name; None: of the stage prepare or collect")
     models: tuple[ModelName, ...] = Field(("mlp", "simple_lstm"), min_length=1, description="policies to train, in this order")
     algorithm: Literal["bc", "dagger"] = Field(
         "bc", description="bc: behaviour cloning; dagger: of one model, on a task with a gait expert"

@@ -13,6 +13,7 @@ from cluster.lerobot.info import DatasetInfo
 from cluster.runtime.session import ray_session
 from cluster.stage import StageContext
 from cluster.store.tracking import TrackedRun, start_run
+from trainables.datasets.catalogue import find_dataset
 from trainables.datasets.lerobot import load_info
 from trainables.imitation.config import ImitationConfig
 from trainables.imitation.dagger import Lineage, dagger_gaits, run_dagger
@@ -29,7 +30,7 @@ RUN_FILE = ".training.json"
 
 def run_stage(config: ImitationConfig, context: StageContext) -> dict[str, Any]:
     """See ``trainables.imitate.run``."""
-    info = load_info(config.dataset or Path(context.result("collect", "dataset")))
+    info = load_info(_dataset(config, context))
     spec = make_spec(config, info, context.settings)
     if config.algorithm == "dagger":
         dagger_gaits(info)
@@ -112,6 +113,13 @@ def make_held_out(spec: TrainSpec, info: DatasetInfo) -> TrainSpec:
     own = {episode.index for episode in info.episodes}
     sides = {side: tuple(index for index in getattr(spec, side) if index in own) for side in ("train_episodes", "validation_episodes")}
     return replace(spec, **sides)
+
+
+def _dataset(config: ImitationConfig, context: StageContext) -> Path:
+    """The configured folder or named dataset; else what the stage prepare made, else the stage collect."""
+    if config.dataset is None:
+        return Path(context.result("prepare" if "prepare" in context.results else "collect", "dataset"))
+    return find_dataset(context.settings, str(config.dataset))
 
 
 def _summary(report: dict[str, Any]) -> dict[str, Any]:
