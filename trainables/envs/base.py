@@ -34,6 +34,9 @@ __all__ = ["BatchedTask", "TaskConfig"]
 class TaskConfig(Config):
     """What every task's configuration has."""
 
+    training_only: ClassVar[frozenset[str]] = frozenset()
+    """Parts that shape training alone: a trained policy is evaluated, exported and served without them."""
+
     max_episode_steps: int = Field(500, ge=1, description="control steps after which an episode is cut off")
 
 

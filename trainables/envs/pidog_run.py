@@ -5,7 +5,7 @@ Observation (50), action (12 joint targets), reward terms and termination are al
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -60,6 +60,8 @@ class RewardConfig(Config):
 
 class PiDogRunConfig(TaskConfig):
     """Configuration of ``pidog_run``."""
+
+    training_only: ClassVar[frozenset[str]] = frozenset({"imitation"})
 
     physics: PhysicsConfig = Field(PhysicsConfig(), description="physics quality")
     command: CommandConfig = Field(CommandConfig(), description="gaits to be followed")

@@ -19,7 +19,7 @@ from cluster.errors import ConfigError
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
-__all__ = ["GYMNASIUM_PREFIX", "make_vector_task", "validate_task_config"]
+__all__ = ["GYMNASIUM_PREFIX", "make_vector_task", "trained_task_config", "validate_task_config"]
 
 GYMNASIUM_PREFIX = "gymnasium:"
 
@@ -61,6 +61,16 @@ def validate_task_config(name: str, config: Mapping[str, Any]) -> Mapping[str, A
 
     _check_known(name)
     return parse_config(config, task_config_model(name), source=f"task {name}").model_dump()
+
+
+def trained_task_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's settings as a trained policy keeps them: without those that shape training alone, such as a reward that fades."""
+    if ":" in name:
+        return dict(config)
+    from trainables.envs.registry import task_config_model
+
+    training_only = task_config_model(name).training_only
+    return {key: value for key, value in config.items() if key not in training_only}
 
 
 def _check_known(name: str) -> None:

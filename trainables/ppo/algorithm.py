@@ -24,6 +24,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from cluster.errors import UsageError
+from trainables.envs.vector import trained_task_config
 from trainables.networks.checkpoint import load_policy, save_policy
 from trainables.networks.policies import LstmPolicy, MlpPolicy, Policy, build_policy
 from trainables.ppo.config import PPOConfig
@@ -128,7 +129,7 @@ class GaitwayPPO(PPO):
         settings = self.config.settings
         metadata = {
             "task": settings.task,
-            "task_config": settings.model_dump(mode="json")["task_config"],
+            "task_config": trained_task_config(settings.task, settings.model_dump(mode="json")["task_config"]),
             "source": "ppo",
             "warm_start": str(settings.warm_start) if settings.warm_start else None,
             "iteration": self.iteration,

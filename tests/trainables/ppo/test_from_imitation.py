@@ -82,6 +82,8 @@ def test_it_fades_in_the_runner_and_goes_on_fading_after_a_resume(small: Small, 
     assert seen[0] == 1.0 > seen[1] > seen[2] > 0.0
     run.save(tmp_path)
     run.close()
+    # What is evaluated, exported and served is the task itself: no term, start or ending of the imitation part.
+    assert load_policy(tmp_path / "policy")[1]["task_config"] == TASK
 
     resumed = PPORun(run_with_fade(small, seed=3))
     assert factor_of(resumed.algorithm.env_runner) == 1.0
