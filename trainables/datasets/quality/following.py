@@ -60,7 +60,8 @@ def follow(
     moving = np.flatnonzero((size[0] > LEAST_STEP) & (size[1] > LEAST_STEP))
     if not len(moving):
         return nothing
-    measured, wanted = ((item / np.maximum(norm, 1e-12))[:, moving] for item, norm in zip(moved, size, strict=True))
+    # Single precision is plenty for a correlation, and its transforms are faster.
+    measured, wanted = ((item / np.maximum(norm, 1e-12))[:, moving].astype(np.float32) for item, norm in zip(moved, size, strict=True))
     lag, correlation = _best_lag(measured, wanted, most)
     lag_used = 0 if correlation < config.lag_correlation else lag
     first, second = (measured[lag_used:], wanted[: len(wanted) - lag_used]) if lag_used >= 0 else (measured[:lag_used], wanted[-lag_used:])

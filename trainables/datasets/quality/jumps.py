@@ -6,7 +6,7 @@ import numpy as np
 
 from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.model import Finding
-from trainables.datasets.quality.runs import longest_runs
+from trainables.datasets.quality.runs import Runs
 from trainables.datasets.quality.signals import Channel
 
 __all__ = ["chatter", "spikes"]
@@ -17,7 +17,13 @@ NEIGHBOURS = 4
 
 
 def spikes(
-    values: np.ndarray, channel: Channel, scale: np.ndarray, periods: np.ndarray, seconds: np.ndarray, config: QualityConfig
+    values: np.ndarray,
+    channel: Channel,
+    scale: np.ndarray,
+    runs: Runs,
+    periods: np.ndarray,
+    seconds: np.ndarray,
+    config: QualityConfig,
 ) -> tuple[float, list[Finding]]:
     """Steps that are too large for their component, for their surroundings and for chance.
 
@@ -30,6 +36,7 @@ def spikes(
         values: shape (frames, components).
         channel: their names.
         scale: ranges. Shape (components,).
+        runs: of them.
         periods: interval of each step in periods. Shape (frames - 1,).
         seconds: of each frame.
         config: thresholds.
@@ -37,9 +44,8 @@ def spikes(
     Returns:
         Steps that count, and a defect for each component.
     """
-    repeats = longest_runs(values)[2]
     signed = np.diff(values, axis=0)
-    step = np.abs(signed) / (periods[:, None] + repeats)
+    step = np.abs(signed) / (periods[:, None] + runs.before)
     ordered = np.sort(step, axis=0)
     zeros = (ordered == 0).sum(axis=0)
     quartile, median, upper = (

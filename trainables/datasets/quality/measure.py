@@ -12,8 +12,8 @@ from trainables.datasets.quality.following import follow, start_jump
 from trainables.datasets.quality.jumps import chatter, spikes
 from trainables.datasets.quality.limits import Limits
 from trainables.datasets.quality.model import Finding
-from trainables.datasets.quality.motion import final_stability, idle, log_dimensionless_jerk, path_efficiency
-from trainables.datasets.quality.runs import filled
+from trainables.datasets.quality.motion import final_stability, idle, log_dimensionless_jerk, path_efficiency, sigma_frames
+from trainables.datasets.quality.runs import Runs, filled, find_runs, smoothed
 from trainables.datasets.quality.scales import Scales
 from trainables.datasets.quality.signals import Channel, Signals
 from trainables.datasets.quality.sketch import content_digest, min_hash, sampled
@@ -70,7 +70,8 @@ class Ruler:
             row.findings.append(Finding(check="too_short", severity="defect", text=text))
             return row
         values = {channel.column: filled(channel.of(episode)) for channel in channels if channel}
-        sensors = filled(self.signals.sensors.of(episode)) if self.signals.sensors else None
+        # The whole state is only held against itself, bit by bit: as it was stored, and NaN is no trouble.
+        sensors = self.signals.sensors.raw(episode) if self.signals.sensors else None
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             self._measure(row, values, sensors, timing)
         row.measures = {name: float(value) for name, value in row.measures.items()}
@@ -96,19 +97,25 @@ class Ruler:
         position = values[signals.position.column]
         in_ranges = position / scales.position
         moved = values["action"] / scales.action if signals.action and scales.action is not None else in_ranges
+        runs = {"action": find_runs(values["action"])} if signals.action else {}
+        sensor_runs = find_runs(sensors) if sensors is not None else None
+        if signals.state and sensor_runs:
+            runs[signals.state.column] = sensor_runs.of(signals.state.indices)
         idle_mask, figures, findings = idle(moved, fps, config)
         row.measures |= figures
         row.findings += findings
-        row.measures["smoothness_ldlj"] = log_dimensionless_jerk(in_ranges, fps)
-        row.measures["path_efficiency"] = path_efficiency(in_ranges, fps)
+        smooth, kernel = smoothed(in_ranges, sigma_frames(fps))
+        row.measures["smoothness_ldlj"] = log_dimensionless_jerk(in_ranges, fps, smooth, kernel)
+        row.measures["path_efficiency"] = path_efficiency(smooth, fps)
         row.measures["final_stability"] = final_stability(in_ranges, fps)
         count = 0.0
         for channel, scale, limits in self._channels():
-            found, findings = spikes(values[channel.column], channel, scale, timing.periods, timing.seconds, config)
+            own = values[channel.column]
+            found, findings = spikes(own, channel, scale, runs[channel.column], timing.periods, timing.seconds, config)
             count += found
             row.findings += findings
             if limits is not None:
-                figures, findings = at_limits(values[channel.column], channel, limits, ~idle_mask, timing.seconds, config)
+                figures, findings = at_limits(own, channel, limits, ~idle_mask, timing.seconds, config)
                 row.measures |= {name: max(value, row.measures.get(name, 0.0)) for name, value in figures.items()}
                 row.findings += findings
         row.measures["spikes"] = count
@@ -116,60 +123,58 @@ class Ruler:
         figures, findings = chatter(values[commanded.column], commanded, self._scale(commanded), config)
         row.measures |= figures
         row.findings += findings
-        if sensors is not None:
-            share, findings = held_frames(sensors, position, scales.position, timing.seconds, config)
+        if sensor_runs is not None:
+            share, findings = held_frames(sensor_runs.whole, position, scales.position, timing.seconds, config)
             row.measures["repeated_share"] = share
             row.findings += findings
-        self._vectors(row, values, sensors, timing.periods, idle_mask)
+        self._vectors(row, values, in_ranges, moved, runs, sensor_runs, timing.periods, idle_mask)
         row.signature, distinct = min_hash(in_ranges)
         row.measures["distinct_frames"] = distinct
         row.states = sampled(in_ranges, self.states_kept)
 
     def _vectors(
-        self, row: EpisodeRow, values: dict[str, np.ndarray], sensors: np.ndarray | None, periods: np.ndarray, idle_mask: np.ndarray
+        self,
+        row: EpisodeRow,
+        values: dict[str, np.ndarray],
+        in_ranges: np.ndarray,
+        moved: np.ndarray,
+        runs: dict[str, Runs],
+        sensor_runs: Runs | None,
+        periods: np.ndarray,
+        idle_mask: np.ndarray,
     ) -> None:
-        """Fill ``row.vectors``.
+        """Fill ``row.vectors``, and find what a component and its partner show together.
 
         ``mean`` (position, in ranges); ``sensor_changes`` (share of frames), ``sensor_still_s`` and ``sensor_still_at_s`` of the whole
         state; ``command_still_s``, ``command_still_at_s``, ``command_clipped`` and ``command_span`` (in ranges); of each pair ``own``
         (correlation) and ``offset`` (median of position minus command, in ranges).
         """
-        signals, fps = self.signals, float(self.fps)
-        vectors: dict[str, np.ndarray] = {"mean": values[signals.position.column].mean(axis=0) / self.scales.position}
+        signals, scales, config, fps = self.signals, self.scales, self.config, float(self.fps)
+        vectors: dict[str, np.ndarray] = {"mean": in_ranges.mean(axis=0)}
         state, action = (values[channel.column] if channel else None for channel in (signals.state, signals.action))
-        if sensors is not None and signals.sensors and signals.state and state is not None:
-            partners: dict[int, Partner] = {}
-            for left, right in signals.pairs:
-                assert signals.action
-                assert action is not None
-                assert self.scales.action is not None
-                partners[left] = Partner(action[:, right], self.scales.action[right], signals.action.names[right])
-            row.findings += still_while_partner_moves(state, signals.state, partners, fps, self.config)[2]
-            still, start, _ = still_while_partner_moves(sensors, signals.sensors, {}, fps, self.config)
-            vectors |= {"sensor_changes": (sensors[1:] != sensors[:-1]).mean(axis=0), "sensor_still_s": still, "sensor_still_at_s": start}
-        if signals.action and action is not None and self.scales.action is not None:
-            partners = {}
-            for left, right in signals.pairs:
-                assert signals.state
-                assert state is not None
-                partners[right] = Partner(state[:, left], self.scales.position[left], signals.state.names[left])
-            # While all commands rest none of them is stuck: NaN, which equals nothing, ends a run.
-            active = np.where(idle_mask[:, None], np.nan, action)
-            still, start, findings = still_while_partner_moves(active, signals.action, partners, fps, self.config)
-            row.findings += findings
-            vectors |= {"command_still_s": still, "command_still_at_s": start}
-            vectors["command_clipped"] = clipped_share(action[~idle_mask], self.scales.action)
-            vectors["command_span"] = np.ptp(action, axis=0) / self.scales.action
-            if state is not None and signals.pairs:
-                in_ranges = state / self.scales.position, action / self.scales.action
-                following = follow(*in_ranges, periods, signals, fps, self.config)
-                row.findings += following.findings
-                row.findings += start_jump(*in_ranges, signals, fps, self.config)
+        left, right = (list(places) for places in zip(*signals.pairs, strict=True)) if signals.pairs else ([], [])
+        if sensor_runs is not None:
+            vectors["sensor_changes"] = sensor_runs.changes
+            vectors |= {"sensor_still_s": sensor_runs.longest / fps, "sensor_still_at_s": sensor_runs.first / fps}
+        if action is not None and signals.action and scales.action is not None:
+            commands = runs["action"]
+            if idle_mask.any():
+                # While all commands rest none of them is stuck: NaN, which equals nothing, ends a run.
+                commands = find_runs(np.where(idle_mask[:, None], np.nan, action))
+            vectors |= {"command_still_s": commands.longest / fps, "command_still_at_s": commands.first / fps}
+            vectors["command_clipped"] = clipped_share(action[~idle_mask], scales.action)
+            vectors["command_span"] = np.ptp(action, axis=0) / scales.action
+            if state is not None and signals.state and left:
+                partners = {one: Partner(action[:, other], scales.action[other]) for one, other in signals.pairs}
+                row.findings += still_while_partner_moves(state, signals.state, runs[signals.state.column], partners, fps, config)
+                partners = {other: Partner(state[:, one], scales.position[one]) for one, other in signals.pairs}
+                row.findings += still_while_partner_moves(action, signals.action, commands, partners, fps, config)
+                following = follow(in_ranges, moved, periods, signals, fps, config)
+                row.findings += [*following.findings, *start_jump(in_ranges, moved, signals, fps, config)]
                 row.measures |= {"lag_frames": following.lag_frames, "lag_ms": following.lag_frames * 1000 / fps}
                 row.measures["lag_correlation"] = following.correlation
                 vectors["own"] = following.own
-                left, right = (list(places) for places in zip(*signals.pairs, strict=True))
-                vectors["offset"] = np.median(state[:, left] - action[:, right], axis=0) / self.scales.position[left]
+                vectors["offset"] = np.median(state[:, left] - action[:, right], axis=0) / scales.position[left]
         row.vectors = {name: np.asarray(vector, np.float32) for name, vector in vectors.items()}
 
     def _channels(self) -> list[tuple[Channel, np.ndarray, Limits | None]]:

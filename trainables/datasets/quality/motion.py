@@ -6,9 +6,9 @@ import numpy as np
 
 from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.model import Finding
-from trainables.datasets.quality.runs import noise, smoothed, true_runs
+from trainables.datasets.quality.runs import noise, true_runs
 
-__all__ = ["final_stability", "idle", "log_dimensionless_jerk", "path_efficiency"]
+__all__ = ["final_stability", "idle", "log_dimensionless_jerk", "path_efficiency", "sigma_frames"]
 
 CUTOFF_HZ = 6.0
 """Of the low-pass before derivatives: what people and arms do on purpose is slower."""
@@ -17,7 +17,12 @@ WINDOW_S = 1.0
 IDLE_WINDOW_S = 0.2
 
 
-def log_dimensionless_jerk(position: np.ndarray, rate_hz: float) -> float:
+def sigma_frames(rate_hz: float) -> float:
+    """Width of the Gaussian low-pass at ``CUTOFF_HZ``, in frames."""
+    return rate_hz / (2 * np.pi * CUTOFF_HZ)
+
+
+def log_dimensionless_jerk(position: np.ndarray, rate_hz: float, smooth: np.ndarray, kernel: np.ndarray) -> float:
     """Log dimensionless jerk of joint positions; higher (nearer to 0) is smoother. NaN where nothing moves.
 
     LDLJ = -ln( T³ / v_peak² · ∫ |d³x/dt³|² dt ), Balasubramanian, Melendez-Calderon, Roby-Brami and Burdet 2015, "On the analysis of
@@ -27,8 +32,9 @@ def log_dimensionless_jerk(position: np.ndarray, rate_hz: float) -> float:
     Args:
         position: in ranges. Shape (frames, joints), at least 4 frames.
         rate_hz: frames a second.
+        smooth: ``position`` through the low-pass (``runs.smoothed`` with ``sigma_frames``).
+        kernel: of the low-pass.
     """
-    smooth, kernel = smoothed(position, rate_hz / (2 * np.pi * CUTOFF_HZ))
     variance = noise(position) ** 2
     speed = np.linalg.norm(np.diff(smooth, axis=0), axis=1) * rate_hz
     velocity_noise = np.sqrt((variance * np.square(np.convolve(kernel, [1, -1])).sum()).sum()) * rate_hz
@@ -42,12 +48,11 @@ def log_dimensionless_jerk(position: np.ndarray, rate_hz: float) -> float:
     return float(-np.log(max(duration_s**4 * clean / peak**2, 1e-12)))
 
 
-def path_efficiency(position: np.ndarray, rate_hz: float) -> float:
+def path_efficiency(smooth: np.ndarray, rate_hz: float) -> float:
     """Chord over path within windows of a second, weighted by path: 1 is straight, towards 0 wanders. NaN where nothing moves.
 
-    Over a whole episode a chord says nothing of a task that ends where it began. ``position`` as above.
+    Over a whole episode a chord says nothing of a task that ends where it began. ``smooth`` as above.
     """
-    smooth, _ = smoothed(position, rate_hz / (2 * np.pi * CUTOFF_HZ))
     window = min(max(2, round(WINDOW_S * rate_hz)), len(smooth) - 1)
     step = np.linalg.norm(np.diff(smooth, axis=0), axis=1)
     travelled = np.concatenate([[0.0], np.cumsum(step)])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-__all__ = ["filled", "longest_runs", "noise", "smoothed", "true_runs"]
+__all__ = ["Runs", "filled", "find_runs", "noise", "smoothed", "true_runs"]
 
 
 def true_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -13,29 +16,44 @@ def true_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return edges[::2], edges[1::2]
 
 
-def longest_runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each component the longest run of bit-identical frames.
+@dataclass(frozen=True)
+class Runs:
+    """Bit-identical frames of some components."""
 
-    Args:
-        values: shape (frames, components).
+    longest: np.ndarray
+    """Frames that repeat the one before, in the longest run. Shape (components,)."""
+    first: np.ndarray
+    """Its first frame. Shape (components,)."""
+    before: np.ndarray
+    """Of every step, how many repeats precede it. Shape (frames - 1, components)."""
+    changes: np.ndarray
+    """Share of the steps that are none. Shape (components,)."""
+    whole: np.ndarray
+    """Steps in which no component changes. Shape (frames - 1,)."""
 
-    Returns:
-        Frames that repeat the one before in that run, its first frame, and for every step how many repeats precede it.
-        Shapes (components,), (components,), (frames - 1, components).
-    """
+    def of(self, places: Sequence[int]) -> Runs:
+        """Of some of the components; ``whole`` stays that of all."""
+        chosen = list(places)
+        return Runs(self.longest[chosen], self.first[chosen], self.before[:, chosen], self.changes[chosen], self.whole)
+
+
+def find_runs(values: np.ndarray) -> Runs:
+    """Look at every component. Shape (frames, components); NaN equals nothing."""
     same = values[1:] == values[:-1]
+    count = same.sum(axis=0)
     longest, first = np.zeros(values.shape[1], np.int32), np.zeros(values.shape[1], np.int32)
     before = np.zeros(same.shape, np.int32)
-    some = np.flatnonzero(same.any(axis=0))  # a component with noise never repeats
+    some = np.flatnonzero(count)  # a component with noise never repeats
     if len(some):
-        same = same[:, some]
+        repeated = same[:, some]
         place = np.arange(len(same), dtype=np.int32)[:, None]
-        repeats = place - np.maximum.accumulate(np.where(same, np.int32(-1), place), axis=0)
+        repeats = place - np.maximum.accumulate(np.where(repeated, np.int32(-1), place), axis=0)
         end = repeats.argmax(axis=0)
         longest[some] = np.take_along_axis(repeats, end[None], axis=0)[0]
         first[some] = end + 1 - longest[some]
         before[1:, some] = repeats[:-1]
-    return longest, first, before
+    whole = same.all(axis=1) if len(some) == values.shape[1] else np.zeros(len(same), bool)
+    return Runs(longest, first, before, 1.0 - count / max(1, len(same)), whole)
 
 
 def smoothed(values: np.ndarray, sigma_frames: float) -> tuple[np.ndarray, np.ndarray]:

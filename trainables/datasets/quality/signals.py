@@ -44,10 +44,13 @@ class Channel:
 
     def of(self, episode: Episode) -> np.ndarray:
         """Its values. Shape (frames, components), float64."""
+        return self.raw(episode).astype(np.float64)
+
+    def raw(self, episode: Episode) -> np.ndarray:
+        """The same in the element type that they are stored in."""
         values = np.asarray(episode.columns[self.column])
         flat = values.reshape(len(values), -1)
-        chosen = flat if self.indices == tuple(range(flat.shape[1])) else flat[:, self.indices]
-        return chosen.astype(np.float64)
+        return flat if self.indices == tuple(range(flat.shape[1])) else flat[:, self.indices]
 
     def __len__(self) -> int:
         return len(self.names)

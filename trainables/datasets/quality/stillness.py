@@ -10,7 +10,7 @@ import numpy as np
 from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.limits import Limits
 from trainables.datasets.quality.model import Finding
-from trainables.datasets.quality.runs import longest_runs, noise, true_runs
+from trainables.datasets.quality.runs import Runs, noise, true_runs
 from trainables.datasets.quality.signals import Channel
 
 __all__ = ["Partner", "at_limits", "clipped_share", "held_frames", "still_while_partner_moves"]
@@ -32,11 +32,10 @@ class Partner:
     values: np.ndarray
     """Shape (frames,)."""
     scale: float
-    name: str
 
 
 def held_frames(
-    sensors: np.ndarray, position: np.ndarray, scale: np.ndarray, seconds: np.ndarray, config: QualityConfig
+    same: np.ndarray, position: np.ndarray, scale: np.ndarray, seconds: np.ndarray, config: QualityConfig
 ) -> tuple[float, list[Finding]]:
     """Share of frames that repeat the whole measured state bit by bit in the middle of a motion.
 
@@ -44,13 +43,12 @@ def held_frames(
     and then, is none.
 
     Args:
-        sensors: whole state. Shape (frames, n).
+        same: steps in which the whole state stays the same. Shape (frames - 1,).
         position: joints. Shape (frames, components).
         scale: ranges of the joints.
         seconds: of each frame.
         config: thresholds.
     """
-    same = (sensors[1:] == sensors[:-1]).all(axis=1)
     starts, ends = true_runs(same)
     inside = (starts > 0) & (ends < len(same))
     starts, ends = starts[inside], ends[inside]
@@ -59,7 +57,7 @@ def held_frames(
     speed = (np.abs(np.diff(position, axis=0)) / scale).max(axis=1)
     held = (speed[starts - 1] > config.held_speed) & (speed[ends] > config.held_speed)
     starts, ends = starts[held], ends[held]
-    share = float((ends - starts).sum() / len(sensors))
+    share = float((ends - starts).sum() / len(position))
     if share < config.held_risk_share:
         return share, []
     longest = int(np.argmax(ends - starts))
@@ -71,8 +69,8 @@ def held_frames(
 
 
 def still_while_partner_moves(
-    values: np.ndarray, channel: Channel, partners: dict[int, Partner], rate_hz: float, config: QualityConfig
-) -> tuple[np.ndarray, np.ndarray, list[Finding]]:
+    values: np.ndarray, channel: Channel, runs: Runs, partners: dict[int, Partner], rate_hz: float, config: QualityConfig
+) -> list[Finding]:
     """Components that stay bit-identical while their partner moves: a frozen sensor, or a stuck command.
 
     A gripper that holds something stands still too while its command goes on. So a sensor counts when the command passes over
@@ -81,14 +79,15 @@ def still_while_partner_moves(
     Args:
         values: shape (frames, components).
         channel: their names; ``action`` is looked at as commands.
+        runs: of them.
         partners: by component.
         rate_hz: frames a second.
         config: thresholds.
 
     Returns:
-        Longest time without change and its beginning, seconds, shapes (components,); and a defect for each component.
+        A defect for each component.
     """
-    longest, start, _ = longest_runs(values)
+    longest, start = runs.longest, runs.first
     commands, findings = channel.column == "action", []
     for component in np.flatnonzero(longest >= config.still_s * rate_hz):
         partner = partners.get(int(component))
@@ -120,7 +119,7 @@ def still_while_partner_moves(
                 {"check": check, "severity": "defect", "text": text, "component": name, "column": channel.column, **bounds}
             )
         )
-    return longest / rate_hz, start / rate_hz, findings
+    return findings
 
 
 def at_limits(

@@ -13,8 +13,9 @@ from cluster.lerobot.features import Feature
 from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.limits import read_limits
 from trainables.datasets.quality.model import LETTERS, check_letter, dataset_letter, episode_letter, reaches
-from trainables.datasets.quality.motion import idle, log_dimensionless_jerk, path_efficiency
-from trainables.datasets.quality.runs import filled, longest_runs, noise, true_runs
+from trainables.datasets.quality.motion import idle, path_efficiency, sigma_frames
+from trainables.datasets.quality.motion import log_dimensionless_jerk as ldlj_of
+from trainables.datasets.quality.runs import filled, find_runs, noise, smoothed, true_runs
 from trainables.datasets.quality.signals import find_signals
 from trainables.datasets.quality.sketch import content_digest, min_hash, near_copies
 from trainables.datasets.quality.stillness import clipped_share
@@ -22,6 +23,10 @@ from trainables.datasets.quality.timing import measure_timing
 from trainables.robots.registry import get_robot
 
 CONFIG = QualityConfig()
+
+
+def log_dimensionless_jerk(position: np.ndarray, rate_hz: float) -> float:
+    return ldlj_of(position, rate_hz, *smoothed(position, sigma_frames(rate_hz)))
 
 
 def minimum_jerk(frames: int, joints: int = 1) -> np.ndarray:
@@ -73,7 +78,8 @@ def test_idle_time_is_told_at_both_ends_in_spite_of_noise():
 
 @given(st.lists(st.integers(0, 2), min_size=2, max_size=60))
 def test_longest_runs_are_those_of_a_loop(values):
-    longest, start, before = longest_runs(np.array(values, float)[:, None])
+    runs = find_runs(np.array(values, float)[:, None])
+    longest, start, before = runs.longest, runs.first, runs.before
     best, count, at = 0, 0, 0
     for frame in range(1, len(values)):
         assert before[frame - 1, 0] == count
