@@ -36,4 +36,4 @@ def export_dataset(source: Source, format: str, target: Path, overwrite: bool = 
     # The libraries of one format are loaded only for it.
     module = importlib.import_module(f"trainables.datasets.exports.{format}")
     write: Callable[[Source, Path, bool], dict[str, Any]] = getattr(module, f"export_{format}")
-    return write(source, Path(target), overwrite)
+    return write(source, Path(target).absolute(), overwrite)

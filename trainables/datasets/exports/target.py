@@ -32,6 +32,7 @@ class Videos:
     names: dict[Path, str] = field(default_factory=dict)
     """Name within the folder of each source file."""
     missing: list[Path] = field(default_factory=list)
+    _counts: dict[str, int] = field(default_factory=dict)
 
     def take(self, episode: Episode) -> dict[Path, str]:
         """Copy the files of an episode's clips that are not there yet. Returns the names so far. A missing one keeps its name."""
@@ -39,7 +40,7 @@ class Videos:
             if clip.file in self.names:
                 continue
             safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in feature).lstrip(".") or "video"
-            count = sum(name.startswith(f"{safe}/") for name in self.names.values())
+            count = self._counts[safe] = self._counts.get(safe, -1) + 1
             name = self.names[clip.file] = f"{safe}/{count:06d}{clip.file.suffix}"
             if not clip.file.is_file():
                 self.missing.append(clip.file)

@@ -29,17 +29,10 @@ from trainables.datasets.sources.limits import (
     unreadable,
 )
 
-__all__ = ["Array", "child", "is_hdf5", "leaves", "open_hdf5"]
+__all__ = ["Array", "child", "equal_lengths", "leaves", "open_hdf5"]
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_DEPTH = 16
 IMAGES_AT_A_TIME = 64
-
-
-def is_hdf5(file: Path) -> bool:
-    """Whether a file begins as HDF5 files do."""
-    with file.open("rb") as opened:
-        return opened.read(len(MAGIC)) == MAGIC
 
 
 @contextmanager
