@@ -190,6 +190,7 @@ def test_no_configuration_is_left_out():
     run_here = {
         QUICKSTART,
         "configs/datasets/augment_pidog.yaml",  # tests/trainables/datasets/augmentation
+        "configs/datasets/ros2_arm.yaml",  # tests/trainables/datasets/sources/test_recordings.py
         "configs/datasets/augment_so101.yaml",
         "configs/datasets/grade.yaml",  # tests/trainables/datasets/quality/test_grading.py
         "configs/datasets/grade_so101_limits.yaml",
