@@ -50,7 +50,8 @@ class LeRobotSource(Source):
 
     def read(self, piece: Piece) -> Iterator[Episode]:
         """See ``Source.read``; the key is the episode's number."""
-        wanted = {episode.index: episode for episode in self.episodes if episode.index in set(piece.episodes)}
+        chosen = set(piece.episodes)
+        wanted = {episode.index: episode for episode in self.episodes if episode.index in chosen}
         stored = [feature for feature in self.features if feature.is_column]
         names = [*(feature.name for feature in stored), "episode_index", "frame_index"]
         parts: dict[int, list[pa.Table]] = {}
