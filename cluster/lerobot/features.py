@@ -104,6 +104,9 @@ def with_index_features(features: Sequence[Feature]) -> tuple[Feature, ...]:
         raise DatasetError("two features have the same name")
     for feature in every:
         if feature.is_visual:
+            # Its name becomes a folder's.
+            if not feature.name or "/" in feature.name or "\\" in feature.name or feature.name in (".", ".."):
+                raise DatasetError(f"feature {feature.name!r}: the name of a {feature.dtype} must be one that a folder can have")
             continue
         try:
             np.dtype(feature.dtype)

@@ -96,7 +96,7 @@ def _write(config: Config, sources: Sequence[Source], folder: Path, context: Sta
     steps = []
     for number, source in enumerate(sources):
         prefix = f"{number:03d}-" if len(sources) > 1 else ""
-        adapter = Adapter(str(source.path), features, prefix, config.task, config.validation_fraction is None, kept[number])
+        adapter = Adapter(str(source.path), source.fps, features, prefix, config.task, config.validation_fraction is None, kept[number])
         steps.append(Steps(adapter, config.augmentation, source.fps, _robot(source, config)))
     spec = _spec(config, sources, after)
     with context.progress.task("prepare", None, "episodes") as task:

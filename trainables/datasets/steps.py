@@ -10,6 +10,7 @@ from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature
 from trainables.datasets.augmentation.augment import augment
 from trainables.datasets.augmentation.config import AugmentationConfig
+from trainables.datasets.sources.limits import check_rate
 
 __all__ = ["Adapter", "Steps"]
 
@@ -19,6 +20,7 @@ class Adapter:
     """Makes the episodes of one source episodes of the dataset. Travels to the tasks."""
 
     source: str
+    fps: int
     features: tuple[Feature, ...]
     prefix: str
     task: str | None
@@ -42,6 +44,8 @@ class Adapter:
         )
         try:
             adapted.check(self.features)
+            if "timestamp" in adapted.columns:
+                check_rate(f"episode {episode.key}", adapted.columns["timestamp"], self.fps)
         except DatasetError as error:
             raise DatasetError(f"{self.source}: {error}") from None
         yield adapted

@@ -234,6 +234,8 @@ def test_what_cannot_be_a_dataset_is_refused_before_anything_is_written():
         spec(features=(FEATURES[0], FEATURES[0]))
     with pytest.raises(DatasetError, match="1 names for 2 components"):
         spec(features=(Feature("x", "float32", (2,), ("one",)),))
+    with pytest.raises(DatasetError, match="must be one that a folder can have"):
+        spec(features=(Feature("../x", "video", (2, 2, 3)),))
     with pytest.raises(DatasetError, match="'float99' is not a NumPy element type"):
         spec(features=(Feature("x", "float99", (2,)),))
 

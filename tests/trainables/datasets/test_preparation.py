@@ -175,6 +175,18 @@ def test_a_bad_file_is_named_with_its_episode_and_nothing_is_written(context, tm
     assert run(config(tmp_path / "a", name="bad"), context)["version"] == "bad/v1"
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_an_episode_at_another_rate_is_named(context, tmp_path):
+    episodes = [
+        Episode(str(number), "t", {name: np.zeros((9, 2), np.float32) for name in ("observation.state", "action")} | {"timestamp": stamps})
+        for number, stamps in enumerate((np.arange(9, dtype=np.float32) / 50, np.arange(9, dtype=np.float32) / 25))
+    ]
+    write_dataset(tmp_path / "mixed", episodes, SPEC)
+    with pytest.raises(DatasetError, match=r"mixed: episode 0000001: has 25 frames a second \(median\), the dataset 50"):
+        run(config(tmp_path / "mixed", name="mixed"), context)
+    assert not (datasets_folder(context.settings) / "mixed").exists()
+
+
 def test_a_path_that_leads_out_of_the_folder_is_refused(tmp_path):
     for name, template in (
         ("data_path", "../b/data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"),
