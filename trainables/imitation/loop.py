@@ -14,9 +14,9 @@ import torch
 
 from trainables.imitation.fits import make_fit
 from trainables.imitation.fitting import Fit
-from trainables.imitation.frames import Frames, gather_frames
+from trainables.imitation.frames import Frames
 from trainables.imitation.spec import TrainSpec, hold_out
-from trainables.imitation.streaming import buffers, frames_of_table, read_ahead
+from trainables.imitation.streaming import buffers, frames_of_table, gathered, read_ahead
 
 __all__ = ["STATE_FILE", "load_state", "train_loop_per_worker"]
 
@@ -58,8 +58,7 @@ def load_state(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _memory(spec: TrainSpec) -> Attach:
     """All frames, in this worker's memory."""
-    batches = ray.train.get_dataset_shard("frames").iter_batches(batch_size=None, batch_format="numpy")
-    train, validation = hold_out(gather_frames(batches, spec.scaling, *spec.sides), spec)
+    train, validation = hold_out(gathered(_blocks("frames", spec)), spec)
 
     def attach(fit: Fit) -> None:
         fit.attach(train, validation)
@@ -70,18 +69,24 @@ def _memory(spec: TrainSpec) -> Attach:
 def _streams(spec: TrainSpec) -> Attach:
     """This worker's part of the episodes, read again every epoch."""
     size = spec.config.streaming.shuffle_buffer_frames
-    features = dict(spec.features)
-
-    def read(side: str) -> Iterator[Frames]:
-        shard = ray.train.get_dataset_shard(side)
-        assert shard is not None
-        tables = shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-        return buffers((frames_of_table(table, features, spec.scaling, spec.sides) for table in tables if len(table)), size)
 
     def attach(fit: Fit) -> None:
-        fit.attach_stream(lambda epoch: read_ahead(lambda: read("train")), lambda: read("validation"), spec.moments)
+        fit.attach_stream(
+            lambda epoch: read_ahead(lambda: buffers(_blocks("train", spec), size)),
+            lambda: buffers(_blocks("validation", spec), size),
+            spec.moments,
+        )
 
     return attach
+
+
+def _blocks(name: str, spec: TrainSpec) -> Iterator[Frames]:
+    """This worker's shard of a dataset, block by block."""
+    shard = ray.train.get_dataset_shard(name)
+    assert shard is not None
+    for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        if len(table):
+            yield frames_of_table(table, spec.features, spec.scaling, spec.sides)
 
 
 def _start(name: str, spec: TrainSpec, attach: Attach, state: dict[str, Any] | None) -> Fit:

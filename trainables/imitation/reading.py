@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from trainables.datasets.lerobot import read_dataset
 from trainables.imitation.spec import TrainSpec
-from trainables.imitation.streaming import episode_stream
+from trainables.imitation.streaming import frame_tables
 
 if TYPE_CHECKING:
     import ray.data
@@ -30,22 +27,24 @@ class Part:
 
 def datasets_of(parts: Sequence[Part], spec: TrainSpec) -> dict[str, ray.data.Dataset]:
     """Ray Train's datasets by name: ``frames`` in memory, or ``train`` and ``validation`` in a stream."""
+    columns = tuple(spec.features)
     if spec.streamed:
         (part,) = parts
         sides = {"train": spec.train_episodes, "validation": spec.validation_episodes}
-        features = [name for name in spec.columns if name in spec.features]
-        return {name: episode_stream(part.path, episodes, features, name == "train") for name, episodes in sides.items()}
-    first, *others = (_frames(part, spec.columns) for part in parts)
+        return {name: frame_tables(part.path, episodes, columns, shuffle=name == "train") for name, episodes in sides.items()}
+    every = (*spec.train_episodes, *spec.validation_episodes)
+    first, *others = (
+        frame_tables(part.path, [episode - part.first_episode for episode in own], columns, first_episode=part.first_episode)
+        for part, own in zip(parts, _by_part(parts, every), strict=True)
+    )
     # Read once, here: workers that hold every CPU of a small machine would leave none for reading tasks.
     return {"frames": (first.union(*others) if others else first).materialize()}
 
 
-def _frames(part: Part, columns: Sequence[str]) -> ray.data.Dataset:
-    frames = read_dataset(part.path, columns=columns)
-    if not part.first_episode:
-        return frames
-
-    def renumbered(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {**batch, "episode_index": batch["episode_index"] + part.first_episode}
-
-    return frames.map_batches(renumbered, batch_format="numpy")
+def _by_part(parts: Sequence[Part], episodes: Sequence[int]) -> list[list[int]]:
+    """Episodes of each part; parts stand in the order of their first episodes."""
+    ends = [*(part.first_episode for part in parts[1:]), None]
+    return [
+        [episode for episode in episodes if part.first_episode <= episode and (end is None or episode < end)]
+        for part, end in zip(parts, ends, strict=True)
+    ]
