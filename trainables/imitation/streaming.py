@@ -177,9 +177,7 @@ def _read(piece: _Piece, names: list[str], first_episode: int) -> pa.Table:
     found = dict(zip(*(part.tolist() for part in np.unique(episode, return_counts=True)), strict=True))
     for number, length in piece.episodes.items():
         if found.get(number, 0) != length:
-            raise DatasetError(
-                f"{piece.file}: episode {number} has {found.get(number, 0)} frames of the {length} that the metadata name"
-            )
+            raise DatasetError(f"{piece.file}: episode {number} has {found.get(number, 0)} frames of the {length} that the metadata name")
     step = np.diff(episode)
     if not ((step > 0) | ((step == 0) & (np.diff(index) > 0))).all():
         order = np.lexsort((index, episode))

@@ -270,3 +270,14 @@ def test_copies_join_the_training_episodes_and_their_lineage_is_kept(context, sh
     assert lineage["sources"][0]["lineage"]["sources"][0]["path"] == str(folder.resolve())
     again = run(config(first["dataset"], name="more", augmentation=augmentation), context)
     assert (again["digest"], again["is_new"]) == (result["digest"], False)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_in_a_pipeline_it_prepares_what_was_collected(context, tmp_path):
+    with pytest.raises(GaitwayError, match="which has not run here; give sources"):
+        run(parse_config({}, Config, source="test"), context)
+    made(tmp_path / "run" / "data")
+    context.results["collect"] = {"dataset": str(tmp_path / "run" / "data")}
+    result = run(parse_config({"leave_out": ["observation.state"]}, Config, source="test"), context)
+    assert result["dataset"] == str(tmp_path / "run" / "prepared_data")
+    assert load_info(tmp_path / "run" / "data").num_episodes == result["episodes"] == 4
