@@ -154,8 +154,9 @@ def _pieces(path: Path, episodes: Sequence[int]) -> list[_Piece]:
     pieces = []
     for file, own in files_of(info.select(episodes=episodes)).items():
         parts = max(1, min(len(own), file.stat().st_size // PIECE_BYTES))
-        for part in np.array_split(np.arange(len(own)), parts):
-            pieces.append(_Piece(file, {own[place].index: own[place].length for place in part}))
+        pieces += [
+            _Piece(file, {own[place].index: own[place].length for place in part}) for part in np.array_split(np.arange(len(own)), parts)
+        ]
     return pieces
 
 
