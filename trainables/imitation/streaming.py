@@ -151,11 +151,11 @@ def read_ahead(make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
 
 def _pieces(path: Path, episodes: Sequence[int]) -> list[_Piece]:
     info = load_info(path)
-    pieces = []
+    pieces: list[_Piece] = []
     for file, own in files_of(info.select(episodes=episodes)).items():
         parts = max(1, min(len(own), file.stat().st_size // PIECE_BYTES))
-        for part in np.array_split(np.arange(len(own)), parts):
-            pieces.append(_Piece(file, {own[place].index: own[place].length for place in part}))
+        split = np.array_split(np.arange(len(own)), parts)
+        pieces += [_Piece(file, {own[place].index: own[place].length for place in part}) for part in split]
     return pieces
 
 
@@ -177,9 +177,7 @@ def _read(piece: _Piece, names: list[str], first_episode: int) -> pa.Table:
     found = dict(zip(*(part.tolist() for part in np.unique(episode, return_counts=True)), strict=True))
     for number, length in piece.episodes.items():
         if found.get(number, 0) != length:
-            raise DatasetError(
-                f"{piece.file}: episode {number} has {found.get(number, 0)} frames of the {length} that the metadata name"
-            )
+            raise DatasetError(f"{piece.file}: episode {number} has {found.get(number, 0)} frames of the {length} that the metadata name")
     step = np.diff(episode)
     if not ((step > 0) | ((step == 0) & (np.diff(index) > 0))).all():
         order = np.lexsort((index, episode))
