@@ -83,7 +83,7 @@ class Fit(ABC):
         pools = [self._load(train)], [self._load(validation)]
         self._train_pools: Callable[[int], Iterable[Any]] = lambda epoch: pools[0]
         self._validation_pools: Callable[[], Iterable[Any]] = lambda: pools[1]
-        self._rows: Tensor | Moments = torch.from_numpy(train.observation).to(self.device)
+        self._rows: Tensor | Moments = tensors(self.device, train.observation)[0]
         return self
 
     def attach_stream(self, train: Callable[[int], Iterator[Frames]], validation: Callable[[], Iterator[Frames]], moments: Moments) -> Fit:
@@ -349,5 +349,5 @@ def fit_normalizer(normalizer: RunningNormalizer, rows: Tensor | Moments, std_fl
 
 
 def tensors(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
-    """Arrays as tensors on a device."""
-    return [torch.from_numpy(array).to(device) for array in arrays]
+    """Arrays as tensors on a device; those that lie in Ray's shared memory are copied, as torch wants to be able to write."""
+    return [torch.from_numpy(array if array.flags.writeable else array.copy()).to(device) for array in arrays]

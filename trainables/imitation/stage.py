@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def run_stage(config: ImitationConfig, context: StageContext) -> dict[str, Any]:
             run.log_metrics({f"{model}/best_validation_loss": state["best_loss"]}, step=state["best_epoch"])
             save_best(model, state, spec, info, Path(checkpoints[model]), extra)
         # Along the dataset's own episodes, also after DAgger: what the policy saw of itself is no recording.
-        open_loop = report_open_loop(checkpoints, make_held_out(spec, info), info, folder, run)
+        open_loop = report_open_loop(checkpoints, _own_episodes(spec, info), info, folder, run)
         run.log_artifact(folder / "loss_curves.png")
         run.log_artifact(folder / "history.json")
         progress.update(total, message="", **{f"{model}_loss": record["best_loss"] for model, record in history.items()})
@@ -106,10 +107,8 @@ def run_stage(config: ImitationConfig, context: StageContext) -> dict[str, Any]:
     }
 
 
-def make_held_out(spec: TrainSpec, info: DatasetInfo) -> TrainSpec:
+def _own_episodes(spec: TrainSpec, info: DatasetInfo) -> TrainSpec:
     """``spec`` with the dataset's own episodes only, without those that DAgger added."""
-    from dataclasses import replace
-
     own = {episode.index for episode in info.episodes}
     sides = {side: tuple(index for index in getattr(spec, side) if index in own) for side in ("train_episodes", "validation_episodes")}
     return replace(spec, **sides)

@@ -151,12 +151,11 @@ def read_ahead(make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
 
 def _pieces(path: Path, episodes: Sequence[int]) -> list[_Piece]:
     info = load_info(path)
-    pieces = []
+    pieces: list[_Piece] = []
     for file, own in files_of(info.select(episodes=episodes)).items():
         parts = max(1, min(len(own), file.stat().st_size // PIECE_BYTES))
-        pieces += [
-            _Piece(file, {own[place].index: own[place].length for place in part}) for part in np.array_split(np.arange(len(own)), parts)
-        ]
+        split = np.array_split(np.arange(len(own)), parts)
+        pieces += [_Piece(file, {own[place].index: own[place].length for place in part}) for part in split]
     return pieces
 
 

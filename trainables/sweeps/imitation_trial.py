@@ -27,7 +27,8 @@ def read_frames(config: ImitationConfig) -> dict[str, Any]:
     """
     from cluster.lerobot.info import load_info
     from cluster.settings import Settings
-    from trainables.datasets.lerobot import read_dataset
+    from trainables.datasets.catalogue import find_dataset
+    from trainables.datasets.lerobot import load_frames
     from trainables.imitation.frames import gather_frames
     from trainables.imitation.spec import hold_out, make_spec
 
@@ -35,12 +36,12 @@ def read_frames(config: ImitationConfig) -> dict[str, Any]:
         raise UsageError("imitation.dataset: name a LeRobot v3.0 folder, such as one that `gaitway dataset collect` made")
     if config.algorithm != "bc":
         raise UsageError(f"imitation.algorithm: trials clone a dataset that is there (bc); {config.algorithm} records another for each")
-    info = load_info(config.dataset)
-    spec = make_spec(config, info, Settings.from_environment())
+    settings = Settings.from_environment()
+    info = load_info(find_dataset(settings, str(config.dataset)))
+    spec = make_spec(config, info, settings)
     if spec.streamed:
         raise UsageError(f"{info.path}: trials hold their data in memory; raise imitation.streaming.memory_gb or sweep on a part of it")
-    batches = read_dataset(info.path, columns=spec.columns).iter_batches(batch_size=None, batch_format="numpy")
-    train, validation = hold_out(gather_frames(batches, spec.scaling, *spec.sides), spec)
+    train, validation = hold_out(gather_frames([load_frames(info.path, columns=spec.columns)], spec.scaling, *spec.sides), spec)
     return {"info": info, "spec": spec, "train": train, "validation": validation}
 
 

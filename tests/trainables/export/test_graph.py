@@ -8,7 +8,8 @@ import torch
 
 from trainables.envs.robot_task import ActionScaling
 from trainables.export.graph import OPSET, ServedPolicy, write_onnx
-from trainables.networks.policies import LstmPolicy, MlpPolicy, Policy
+from trainables.networks.interface import RecordedScaling
+from trainables.networks.policies import ChunkPolicy, LstmPolicy, MlpPolicy, Policy, RelativeBase
 
 SCALING = ActionScaling(np.array([0.2, -0.1, 0.0]), np.array([0.5, 0.4, 2.0]), np.array([-0.2, -0.5, -1.0]), np.array([0.6, 0.3, 1.0]))
 
@@ -81,3 +82,30 @@ def test_steps_through_onnx_runtime_equal_torchs_sequence(tmp_path: Path) -> Non
 def test_exporting_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_onnx(ServedPolicy(make("elu"), SCALING), tmp_path / "policy.onnx")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("history", [1, 3])
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_chunk_is_exported_field_by_field_and_keeps_its_history(history: int, relative: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base: RelativeBase | None = {"index": [2, 0, 0], "gain": [2.0, 0.5, 0.0], "bias": [0.1, -0.1, 0.0]} if relative else None
+    policy = ChunkPolicy(5, 3, chunk_size=4, history=history, hidden=(16,), base=base)
+    policy.network[-1].weight.data.mul_(150.0)
+    scaling = RecordedScaling(SCALING.offset, SCALING.scale, SCALING.low * 9, SCALING.high * 9)
+    served = ServedPolicy(policy, scaling, action_sizes=(2, 1)).eval()
+    write_onnx(served, tmp_path / "policy.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "policy.onnx"), providers=["CPUExecutionProvider"])
+    rows = np.random.default_rng(0).standard_normal((6, 7, 5)).astype(np.float32)
+    state = {name: np.zeros((7, *shape), np.float32) for name, shape in policy.state_shapes.items()}
+    for step in range(6):
+        action, *following = session.run(None, {"observation": rows[step], **state})
+        state = dict(zip(policy.state_shapes, following, strict=True))
+        # What training sees: the observations before, the first repeated before the start.
+        window = torch.from_numpy(rows[[max(0, step - back) for back in range(history - 1, -1, -1)]]).transpose(0, 1)
+        with torch.no_grad():
+            planned = scaling.to_physical(policy(window).numpy())
+        assert action.shape == (7, 12)
+        np.testing.assert_allclose(action[:, :8].reshape(7, 4, 2), planned[..., :2], atol=1e-5)
+        np.testing.assert_allclose(action[:, 8:].reshape(7, 4, 1), planned[..., 2:], atol=1e-5)
+    # The normalised action of a recording is not cut at 1: its limits are those of what was recorded.
+    assert np.abs(scaling.to_normalised(planned)).max() > 1

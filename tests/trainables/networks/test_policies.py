@@ -5,12 +5,18 @@ import torch
 
 from cluster.errors import GaitwayError
 from trainables.networks.checkpoint import load_policy, save_policy
-from trainables.networks.policies import LstmPolicy, MlpPolicy, Policy, build_policy
+from trainables.networks.policies import ChunkPolicy, LstmPolicy, MlpPolicy, Policy, build_policy
 
 
 def policies() -> list[Policy]:
     torch.manual_seed(0)
-    return [MlpPolicy(10, 3, hidden=(16, 8), activation="tanh"), LstmPolicy(10, 3, input_indices=(6, 7, 8, 9), hidden_size=16, head_size=8)]
+    return [
+        MlpPolicy(10, 3, hidden=(16, 8), activation="tanh"),
+        LstmPolicy(10, 3, input_indices=(6, 7, 8, 9), hidden_size=16, head_size=8),
+        ChunkPolicy(
+            10, 3, chunk_size=4, history=2, hidden=(16,), base={"index": [0, 1, 2], "gain": [1.0, 2.0, 0.0], "bias": [0.0, 0.1, 0.2]}
+        ),
+    ]
 
 
 @pytest.mark.parametrize("policy", policies(), ids=lambda policy: policy.kind)
