@@ -194,6 +194,7 @@ def test_no_configuration_is_left_out():
         "configs/datasets/augment_so101.yaml",
         "configs/datasets/grade.yaml",  # tests/trainables/datasets/quality/test_grading.py
         "configs/datasets/grade_so101_limits.yaml",
+        "configs/imitation/gaits.yaml",  # test_imitation_job.py
         "configs/imitation/so101_chunk.yaml",  # test_recorded_arm.py
         "configs/pipelines/motion.yaml",
         "configs/pipelines/pidog_fast_runner.yaml",
