@@ -186,17 +186,6 @@ def test_imitation_is_swept_over_what_was_collected(own):
     assert (Path(result["checkpoint"]) / "policy.json").is_file()
 
 
-@pytest.mark.slow
-def test_the_gaits_are_imitated_from_what_was_collected(own):
-    settings, environment = own
-    (run_folder,) = settings.experiments_path.glob("quickstart_*")
-    chosen = [part for item in (f"dataset={run_folder / 'data'}", "mlp.epochs=2") for part in ("--set", item)]
-    command = [sys.executable, "-m", "trainables.imitate", "configs/imitation/gaits.yaml", *chosen]
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert (Path(json.loads(done.stdout)["checkpoint"]) / "policy.json").is_file()
-
-
 def test_no_configuration_is_left_out():
     run_here = {
         QUICKSTART,
@@ -205,7 +194,7 @@ def test_no_configuration_is_left_out():
         "configs/datasets/augment_so101.yaml",
         "configs/datasets/grade.yaml",  # tests/trainables/datasets/quality/test_grading.py
         "configs/datasets/grade_so101_limits.yaml",
-        "configs/imitation/gaits.yaml",
+        "configs/imitation/gaits.yaml",  # test_imitation_job.py
         "configs/imitation/so101_chunk.yaml",  # test_recorded_arm.py
         "configs/pipelines/motion.yaml",
         "configs/pipelines/pidog_fast_runner.yaml",
