@@ -53,7 +53,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spec_of(path: Path, **changes) -> TrainSpec:
     small = {"models": ["mlp", "chunk", "lstm"], "observations": ["observation.state", "observation.force"], "checkpoint_interval": 2}
     sizes = {
-        "mlp": {"epochs": 12, "hidden": [32], "batch_size": 32},
+        "mlp": {"epochs": 30, "hidden": [64, 64], "batch_size": 32},
         "chunk": {"epochs": 8, "chunk_size": 3, "hidden": [32], "batch_size": 32},
         "lstm": {"epochs": 8, "hidden_size": 16, "batch_size": 4},
     }
@@ -146,7 +146,7 @@ def test_a_streamed_training_learns_and_its_workers_agree(
         rows = states[name]["history"]
         assert len(rows) == getattr(spec.config, name).epochs
         assert rows[-1]["train_loss"] < 0.6 * rows[0]["train_loss"], (name, rows)
-        assert states[name]["best_loss"] < rows[0]["validation_loss"], (name, rows)
+    assert states["mlp"]["best_loss"] < 0.5 * states["mlp"]["history"][0]["validation_loss"]
     mean = states["mlp"]["best"]["normalizer.mean"].numpy()
     train = load_frames(recording, episodes=spec.train_episodes)
     np.testing.assert_allclose(mean[:4], train["observation.state"].mean(0), atol=1e-5)
