@@ -1,11 +1,12 @@
 """Ray Data pipelines over whole episodes: from a source, through functions of episodes, into a dataset.
 
-One row is one episode, so no block can cut one in two. Reading, changing and writing are fused by Ray Data into one task a piece;
+One row is one episode, so no block can cut one in two. Reading, changing and writing are fused by Ray Data into one task a few pieces;
 a process holds one block, which ends after ``BLOCK_BYTES``, and the episode under way.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,36 +18,43 @@ from cluster.errors import GaitwayError
 from cluster.lerobot.episodes import Episode, episodes_to_table, table_to_episodes
 from cluster.lerobot.features import Feature
 from trainables.datasets.lerobot import quiet_ray_data
-from trainables.datasets.sources.base import Piece, Source
+from trainables.datasets.sources.base import Source
 
 if TYPE_CHECKING:
     import ray.data
 
-__all__ = ["episode_rows", "map_episodes", "own_errors", "polled"]
+__all__ = ["episode_rows", "map_episodes", "own_errors", "piece_rows", "polled"]
 
 BLOCK_BYTES = 32 * 2**20
+TASKS_A_CPU, PIECES_A_TASK = 4, 16
+"""Between two tasks a worker waits 0.3 s for the next one (measured on two cores), as long as it needs for half a piece. So a task takes
+several: as many as leave each CPU some tasks, and no more than it may lose when its node dies."""
 
 
-def episode_rows(source: Source, pieces: Sequence[Piece] | None = None, shuffle_pieces: bool = False) -> ray.data.Dataset:
+def piece_rows(count: int) -> ray.data.Dataset:
+    """One row for each piece, its number under ``piece``; a block of them is what one task reads, one after the other."""
+    import ray
+    import ray.data
+
+    quiet_ray_data()
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    blocks = max(TASKS_A_CPU * cpus, math.ceil(count / PIECES_A_TASK), 1)
+    return ray.data.from_items([{"piece": number} for number in range(count)], override_num_blocks=max(1, min(count, blocks)))
+
+
+def episode_rows(source: Source) -> ray.data.Dataset:
     """A source as Ray Data, one row an episode (``cluster.lerobot.episodes.episodes_to_table``).
 
     Args:
         source: what to read; its files must be visible to every node.
-        pieces: only these of its pieces.
-        shuffle_pieces: in another order every time that it is read, for training.
     """
-    import ray.data
-
-    quiet_ray_data()
-    chosen = list(source.pieces() if pieces is None else pieces)
+    pieces = list(source.pieces())
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
-        episodes = (episode for number in batch["piece"].to_pylist() for episode in source.read(chosen[number]))
+        episodes = (episode for number in batch["piece"].to_pylist() for episode in source.read(pieces[number]))
         return _tables(episodes, source.features)
 
-    rows = ray.data.from_items([{"piece": number} for number in range(len(chosen))], override_num_blocks=max(1, len(chosen)))
-    rows = rows.randomize_block_order() if shuffle_pieces else rows
-    return rows.map_batches(read, batch_format="pyarrow", batch_size=1, num_cpus=1)
+    return piece_rows(len(pieces)).map_batches(read, batch_format="pyarrow", batch_size=1, num_cpus=1)
 
 
 def map_episodes(

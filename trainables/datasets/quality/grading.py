@@ -20,7 +20,7 @@ from cluster.lerobot.errors import DatasetError
 from cluster.progress import Progress
 from cluster.runtime.session import ray_session
 from cluster.settings import Settings
-from trainables.datasets.pipeline import own_errors
+from trainables.datasets.pipeline import own_errors, piece_rows
 from trainables.datasets.quality.across import compare_episodes
 from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.coverage import Coverage, cover
@@ -136,19 +136,13 @@ def _measured(source: Source, pieces: Sequence[Piece], ruler: Ruler, settings: S
         yield from measure_piece(source, pieces[0], ruler)
         return
     with ray_session(settings), own_errors():
-        import ray.data
-
-        from trainables.datasets.lerobot import quiet_ray_data
-
-        quiet_ray_data()
 
         def measure(batch: pa.Table) -> Iterator[pa.Table]:
             for number in batch["piece"].to_pylist():
                 rows = [pickle.dumps(row) for row in measure_piece(source, pieces[number], ruler)]
                 yield pa.table({"row": pa.array(rows, pa.large_binary())})
 
-        tasks = ray.data.from_items([{"piece": number} for number in range(len(pieces))], override_num_blocks=len(pieces))
-        measured = tasks.map_batches(measure, batch_format="pyarrow", batch_size=1, num_cpus=1)
+        measured = piece_rows(len(pieces)).map_batches(measure, batch_format="pyarrow", batch_size=1, num_cpus=1)
         for batch in measured.iter_batches(batch_size=None, batch_format="pyarrow"):
             for item in batch["row"].to_pylist():
                 yield pickle.loads(item)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Channel:
     """Places in the column's flat vector."""
     units: tuple[str, ...]
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Names for a text: without the field in front where all have the same."""
         fields = {name.partition(".")[0] for name in self.names if "." in name}
