@@ -1,8 +1,8 @@
-# make quickstart | install | test | lint | bench-training | bench-sweeps | bench-serving | bench-data; everything runs inside .venv, which is made when needed.
+# make quickstart | install | test | lint | bench-training | bench-sweeps | bench-serving | bench-data | bench-imitation; everything runs inside .venv, which is made when needed.
 PYTHON ?= python3.11
 STAMP := .venv/.installed
 
-.PHONY: quickstart install test lint bench-training bench-sweeps bench-serving bench-data clean
+.PHONY: quickstart install test lint bench-training bench-sweeps bench-serving bench-data bench-imitation clean
 
 quickstart: $(STAMP)
 	@.venv/bin/gaitway quickstart
@@ -33,6 +33,9 @@ bench-serving: $(STAMP)
 
 bench-data: $(STAMP)
 	@.venv/bin/python -m tests.benchmarks.data
+
+bench-imitation: $(STAMP)
+	@.venv/bin/python -m tests.benchmarks.imitation
 
 bench-training: $(STAMP)
 	@.venv/bin/python -m tests.benchmarks.training

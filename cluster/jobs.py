@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from cluster.errors import ClusterError
 from cluster.runtime.head import prepare_authentication
 from cluster.settings import Settings
 
-__all__ = ["submit", "submit_and_follow"]
+__all__ = ["submit", "submit_and_follow", "submit_config_and_follow"]
 
 PASSED_VARIABLES = ("database_url", "storage_path", "experiments_path")
 
@@ -53,6 +56,15 @@ def submit_and_follow(address: str, module: str, arguments: Sequence[str], json_
     asyncio.run(follow())
     status = str(client.get_job_status(job_id))
     return 0 if status.endswith("SUCCEEDED") else 1
+
+
+def submit_config_and_follow(address: str, module: str, config: Mapping[str, Any], label: str, json_: bool = False) -> int:
+    """``submit_and_follow`` for a stage whose configuration is made here; ``label`` is the start of its file's name."""
+    # A job sees the working directory, so its configuration must be in it until it has been sent there.
+    with tempfile.NamedTemporaryFile("w", prefix=f"{label}-", suffix=".yaml", dir=Path.cwd(), encoding="utf-8") as file:
+        yaml.safe_dump(dict(config), file, sort_keys=False)
+        file.flush()
+        return submit_and_follow(address, module, [Path(file.name).name], json_=json_)
 
 
 def _client(address: str) -> Any:

@@ -110,7 +110,7 @@ def export(
 
 
 def _range(statistics: dict[str, Any] | None) -> list[str]:
-    """Least minimum, mean and deviation over the components where they are few, else their extremes."""
+    """Minimum, mean, maximum and standard deviation: of each component where they are few, else the range over the components."""
     if not statistics:
         return ["", "", "", ""]
     return [_numbers(statistics.get(key)) for key in ("min", "mean", "max", "std")]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from cluster.cli.output import AddressOption, JsonOption, print_json, print_table, say
 from cluster.config import parse_config
@@ -37,7 +35,9 @@ def grade(
     stage: Any = importlib.import_module(STAGE)
     parsed = parse_config(config, stage.Config, source="dataset grade")
     if address:
-        raise typer.Exit(_submit(address, config, json_))
+        from cluster.jobs import submit_config_and_follow
+
+        raise typer.Exit(submit_config_and_follow(address, STAGE, config, "dataset-grade", json_))
     from cluster.logs import captured_output, terminal_stream
     from cluster.progress import Progress
 
@@ -78,13 +78,3 @@ def _next(dataset: str, found: Any, html: Path | None, wanted: str | None) -> st
     if found.digest is None:
         return f"keep it, with its grade, as a named dataset: gaitway dataset import {dataset}"
     return f"look at it with: gaitway dataset {'info' if html else 'grade'} {dataset}{'' if html else ' --html quality.html'}"
-
-
-def _submit(address: str, config: dict[str, Any], json_: bool) -> int:
-    from cluster.jobs import submit_and_follow
-
-    # A job sees the working directory, so its configuration must be in it until it has been sent there.
-    with tempfile.NamedTemporaryFile("w", prefix="dataset-grade-", suffix=".yaml", dir=Path.cwd(), encoding="utf-8") as file:
-        yaml.safe_dump(config, file, sort_keys=False)
-        file.flush()
-        return submit_and_follow(address, STAGE, [Path(file.name).name], json_=json_)

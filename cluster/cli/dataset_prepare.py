@@ -87,18 +87,13 @@ def _prepare(label: str, config: dict[str, Any], json_: bool, address: str | Non
     from cluster.stage import run_stage_alone
 
     given = {key: value for key, value in config.items() if value not in (None, "", [], {})}
-    text = yaml.safe_dump(given, sort_keys=False)
     if address:
-        from cluster.jobs import submit_and_follow
+        from cluster.jobs import submit_config_and_follow
 
-        # A job sees the working directory, so its configuration must be in it until it has been sent there.
-        with tempfile.NamedTemporaryFile("w", prefix=f"{label}-", suffix=".yaml", dir=Path.cwd(), encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            raise typer.Exit(submit_and_follow(address, STAGE, [Path(file.name).name], json_=json_))
+        raise typer.Exit(submit_config_and_follow(address, STAGE, given, label, json_))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{label}.yaml"
-        path.write_text(text, encoding="utf-8")
+        path.write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
         run_folder, result = run_stage_alone(STAGE, path, (), None, "json" if json_ else "auto")
     if json_:
         print_json({"run_folder": str(run_folder), **result})

@@ -55,10 +55,16 @@ def with_videos(episode: str, videos: Mapping[str, VideoClip]) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=4096)
 def _content(file: Path) -> str:
-    # Within one write or check the files stay as they are, and one file holds the clips of many episodes.
-    if not file.is_file():
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return "missing"
+    return _content_of(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _content_of(file: Path, size: int, modified_ns: int) -> str:
+    """Kept while size and time of change stay as they are: one file holds the clips of many episodes."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

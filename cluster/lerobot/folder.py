@@ -8,11 +8,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from cluster.lerobot.commit import check_target, clear_leftovers, commit, staging_folder
 from cluster.lerobot.digest import dataset_digest, episode_digest, with_videos
@@ -21,6 +20,7 @@ from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature, to_numpy, with_index_features
 from cluster.lerobot.info import DatasetInfo, EpisodeInfo, load_info
 from cluster.lerobot.metadata import DatasetSpec
+from cluster.lerobot.parquet import groups_with, open_parquet
 from cluster.lerobot.shards import write_shard
 
 __all__ = ["compute_digest", "files_of", "load_frames", "write_dataset"]
@@ -100,11 +100,10 @@ def files_of(episodes: Sequence[EpisodeInfo]) -> dict[Path, list[EpisodeInfo]]:
 
 
 def _read_file(info: DatasetInfo, file: Path, episodes: Sequence[EpisodeInfo], columns: list[str]) -> pa.Table:
-    filters: Any = [("episode_index", "in", [episode.index for episode in episodes])]
-    try:
-        table = pq.read_table(file, columns=columns, filters=filters, partitioning=None)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{file}: not readable parquet: {' '.join(str(error).split())[:120]}") from None
+    wanted = [episode.index for episode in episodes]
+    with open_parquet(file, columns) as parquet:
+        table = parquet.read_row_groups(groups_with(parquet, min(wanted), max(wanted)), columns=columns)
+    table = table.filter(pc.is_in(table["episode_index"], pa.array(wanted, table["episode_index"].type)))
     frames = sum(episode.length for episode in episodes)
     if len(table) != frames:
         raise DatasetError(f"{file}: holds {len(table)} frames of the {frames} that {info.path}'s episodes have")

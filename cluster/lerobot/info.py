@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature
 from cluster.lerobot.layout import ABOUT, EPISODES_FOLDER, GAITWAY_PATH, INFO_PATH, TASKS_PATH
+from cluster.lerobot.parquet import open_parquet
 from cluster.lerobot.videos import VideoClip
 
-__all__ = ["DatasetInfo", "EpisodeInfo", "file_inside", "load_info"]
+__all__ = ["DatasetInfo", "EpisodeInfo", "file_inside", "load_info", "recorded_digest"]
 
 
 @dataclass(frozen=True)
@@ -140,6 +139,12 @@ def load_info(path: str | Path) -> DatasetInfo:
     )
 
 
+def recorded_digest(path: Path) -> str | None:
+    """The digest that was recorded when the folder was written, without reading anything else; None for a dataset from elsewhere."""
+    digest: str | None = _read_json(path, GAITWAY_PATH).get("digest") if (path / GAITWAY_PATH).exists() else None
+    return digest
+
+
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
         data = json.loads((path / name).read_text(encoding="utf-8"))
@@ -152,27 +157,15 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     return data
 
 
-def _read_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = pq.ParquetFile(path).read(columns=columns).to_pylist()
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: is missing") from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: not readable parquet: {' '.join(str(error).split())[:120]}") from None
-    return rows
-
-
 def _episode_rows(path: Path) -> list[dict[str, Any]]:
     files = sorted((path / EPISODES_FOLDER).glob("chunk-*/file-*.parquet"))
     if not files:
         raise DatasetError(f"{path}: not a LeRobot v3.0 dataset: {EPISODES_FOLDER} holds no parquet file")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for file in files:
-        try:
-            names = pq.read_schema(file).names
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{file}: not readable parquet: {' '.join(str(error).split())[:120]}") from None
-        rows += _read_rows(file, [name for name in names if not name.startswith("stats/")])
+        with open_parquet(file) as parquet:
+            names = [name for name in parquet.schema_arrow.names if not name.startswith("stats/")]
+            rows += parquet.read(columns=names).to_pylist()
     return sorted(rows, key=lambda row: row["episode_index"])
 
 
@@ -202,7 +195,8 @@ def _episodes(path: Path, rows: Sequence[dict[str, Any]], template: str, videos:
 
 def _tasks(path: Path) -> tuple[str, ...]:
     # The task is the pandas index, whose column has been called both ``task`` and ``__index_level_0__``.
-    rows = _read_rows(path / TASKS_PATH)
+    with open_parquet(path / TASKS_PATH) as parquet:
+        rows = parquet.read().to_pylist()
     found = {row["task_index"]: next((value for key, value in row.items() if key != "task_index"), "") for row in rows}
     return tuple(str(found[index]) for index in sorted(found))
 

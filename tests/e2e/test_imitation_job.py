@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster.runtime.head import ensure_head, head_processes, stop_head
+from cluster.runtime.head import ensure_head
 from cluster.settings import Settings
 from trainables.networks.checkpoint import load_policy
 
@@ -23,23 +19,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def cluster(migrated_home: Path, tmp_path: Path) -> Iterator[tuple[str, Settings, dict[str, str]]]:
+def cluster(own_home: tuple[Settings, dict[str, str]]) -> tuple[str, Settings, dict[str, str]]:
     """Address of a head of our own, its settings and the environment of whoever submits."""
-    shutil.copytree(migrated_home, tmp_path / "home")
-    places = {"GAITWAY_HOME": str(tmp_path / "home"), "GAITWAY_EXPERIMENTS_PATH": str(tmp_path / "experiments")}
-    for name in ("HTTP", "DASHBOARD", "RAY"):
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            places[f"GAITWAY_{name}_PORT"] = str(listener.getsockname()[1])
-    settings = Settings.from_environment(places)
-    environment = {**os.environ, **settings.as_environment()}
-    environment.pop("RAY_ADDRESS", None)
-    try:
-        head = ensure_head(settings)
-        yield head.dashboard_url, settings, environment
-    finally:
-        stop_head(settings)
-        assert head_processes(settings) == []
+    settings, environment = own_home
+    return ensure_head(settings).dashboard_url, settings, environment
 
 
 def submit(cluster: tuple[str, Settings, dict[str, str]], *job: str) -> str:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +11,8 @@ import onnxruntime
 import pytest
 
 from cluster.bundle import Bundle
-from cluster.runtime.head import head_processes, stop_head
 from cluster.runtime.serve_config import ServeConfig, ServedPolicyConfig
-from cluster.runtime.serving import serve_down, serve_up
-from cluster.settings import Settings
+from cluster.runtime.serving import serve_up
 from cluster.store.registry import register_bundle, set_alias
 from cluster.wire.session import Session
 from trainables.datasets.lerobot import load_frames, load_info
@@ -28,25 +22,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def home(migrated_home: Path, tmp_path: Path) -> Iterator[tuple[Settings, dict[str, str]]]:
-    shutil.copytree(migrated_home, tmp_path / "home")
-    places = {"GAITWAY_HOME": str(tmp_path / "home"), "GAITWAY_EXPERIMENTS_PATH": str(tmp_path / "experiments")}
-    for name in ("HTTP", "DASHBOARD", "RAY"):
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            places[f"GAITWAY_{name}_PORT"] = str(listener.getsockname()[1])
-    settings = Settings.from_environment(places)
-    environment = {**os.environ, **settings.as_environment()}
-    environment.pop("RAY_ADDRESS", None)
-    try:
-        yield settings, environment
-    finally:
-        serve_down(settings)
-        stop_head(settings)
-        assert head_processes(settings) == []
-
-
 def module(environment: dict[str, str], name: str, *arguments: str) -> str:
     command = [sys.executable, "-m", name, *arguments]
     done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
@@ -54,8 +29,8 @@ def module(environment: dict[str, str], name: str, *arguments: str) -> str:
     return done.stderr
 
 
-def test_from_the_recording_to_a_session(shared_data, home, tmp_path):
-    settings, environment = home
+def test_from_the_recording_to_a_session(shared_data, own_home, tmp_path):
+    settings, environment = own_home
     recording = shared_data / "lerobot_so101"
     run = tmp_path / "run"
     chosen = ("--set", f"dataset={recording}", "--set", "chunk.epochs=40", "--run-folder", str(run))

@@ -14,7 +14,7 @@ from cluster.lerobot.info import DatasetInfo, load_info
 from cluster.lerobot.layout import INFO_PATH, STATS_PATH
 from cluster.runtime.served import SERVED
 from cluster.settings import Settings
-from trainables.datasets.quality.store import load_grade
+from trainables.datasets.quality.store import load_letter
 from trainables.datasets.versions import datasets_folder, latest_version
 
 __all__ = ["dataset_info", "find_dataset", "list_datasets", "verify_dataset"]
@@ -114,7 +114,7 @@ def _described(settings: Settings, info: DatasetInfo, name: str) -> dict[str, An
         "duration_s": round(info.num_frames / info.fps, 3),
         "tasks": list(info.tasks),
         "digest": info.digest,
-        "grade": grade.letter if (grade := load_grade(settings, info.digest)) else None,
+        "grade": load_letter(settings, info.digest),
     }
 
 

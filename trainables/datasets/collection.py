@@ -16,8 +16,8 @@ from cluster.lerobot.shards import count_staged_episodes
 from cluster.progress import Progress
 from cluster.runtime.session import ray_session
 from cluster.settings import Settings
-from trainables.datasets.lerobot import DatasetSpec, Feature, load_info, quiet_ray_data
-from trainables.datasets.pipeline import own_errors, polled
+from trainables.datasets.lerobot import DatasetSpec, Feature, load_info
+from trainables.datasets.pipeline import own_errors, polled, quiet_ray_data
 from trainables.datasets.recording import Recording, record, reference_command, task_features
 from trainables.envs.registry import make_robot_task, robot_tasks, task_config_model
 from trainables.motions.motion import Motion

@@ -16,9 +16,10 @@ import pyarrow as pa
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature, to_numpy
-from cluster.lerobot.folder import compute_digest, files_of, load_frames, write_dataset
+from cluster.lerobot.folder import compute_digest, load_frames, write_dataset
 from cluster.lerobot.info import DatasetInfo, load_info
 from cluster.lerobot.metadata import DatasetSpec
+from trainables.datasets.frames import frame_tables
 
 if TYPE_CHECKING:
     import ray.data
@@ -32,7 +33,6 @@ __all__ = [
     "compute_digest",
     "load_frames",
     "load_info",
-    "quiet_ray_data",
     "read_dataset",
     "write_dataset",
 ]
@@ -47,32 +47,16 @@ def read_dataset(
     The folder must be visible to every node (on one machine it is).
     """
     import ray.data
-    from ray.data.expressions import col
 
-    quiet_ray_data()
     info = load_info(path)
     names = info.check_columns(columns)
     chosen = info.select(split, episodes)
     features = {name: info.features[name] for name in names}
     if not chosen:
         return ray.data.from_arrow(pa.schema([(name, feature.arrow_type) for name, feature in features.items()]).empty_table())
-    wanted = [episode.index for episode in chosen]
-    files = [str(file.resolve()) for file in files_of(chosen)]
-    needed = list(dict.fromkeys([*names, "episode_index"]))
-    dataset = ray.data.read_parquet(files).select_columns(needed)
-    if len(wanted) < info.num_episodes:
-        dataset = dataset.filter(expr=col("episode_index").is_in(wanted))
 
     def to_tensors(table: pa.Table) -> dict[str, np.ndarray]:
         return {name: to_numpy(table[name], feature) for name, feature in features.items()}
 
-    return dataset.map_batches(to_tensors, batch_format="pyarrow", zero_copy_batch=True)
-
-
-def quiet_ray_data() -> None:
-    """No progress bars and no execution plans on the screen of whoever runs this."""
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    tables = frame_tables(info, [episode.index for episode in chosen], names)
+    return tables.map_batches(to_tensors, batch_format="pyarrow", zero_copy_batch=True)

@@ -17,13 +17,12 @@ import pyarrow as pa
 from cluster.errors import GaitwayError
 from cluster.lerobot.episodes import Episode, episodes_to_table, table_to_episodes
 from cluster.lerobot.features import Feature
-from trainables.datasets.lerobot import quiet_ray_data
 from trainables.datasets.sources.base import Source
 
 if TYPE_CHECKING:
     import ray.data
 
-__all__ = ["episode_rows", "map_episodes", "own_errors", "piece_rows", "polled"]
+__all__ = ["episode_rows", "map_episodes", "own_errors", "piece_rows", "polled", "quiet_ray_data"]
 
 BLOCK_BYTES = 32 * 2**20
 TASKS_A_CPU, PIECES_A_TASK = 4, 16
@@ -78,6 +77,15 @@ def map_episodes(
         return _tables(changed, after)
 
     return rows.map_batches(change, batch_format="pyarrow", batch_size=None, num_cpus=1)
+
+
+def quiet_ray_data() -> None:
+    """No progress bars and no execution plans on the screen of whoever runs this."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
 
 
 @contextmanager

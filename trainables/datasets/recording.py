@@ -5,7 +5,7 @@ The functions here run inside Ray tasks; each call simulates a handful of robots
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from trainables.envs.registry import make_robot_task
 from trainables.envs.robot_task import RobotTask
 from trainables.motions.motion import Motion
 
-__all__ = ["Recording", "record", "reference_command", "task_features"]
+__all__ = ["Recording", "play", "record", "reference_command", "task_features"]
 
 
 @dataclass(frozen=True)
@@ -74,29 +74,44 @@ def record(recording: Recording) -> list[Episode]:
         command = {"gaits": {}, "references": {recording.name: reference_command(motion)}}
     config = {**recording.task_config, "command": command, "max_episode_steps": recording.steps}
     task = make_robot_task(recording.task, recording.num_robots, config, recording.seed, reward_terms_in_info=False)
+    random = np.random.default_rng([recording.seed, 1])
+
+    def act(observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        wanted = _expert_targets_rad(task, motion)
+        # What a policy of this task can send: within the range that its actions cover.
+        normalised = task.action_scaling.to_normalised(wanted)
+        return normalised, normalised + random.normal(0.0, recording.target_noise_rad, wanted.shape) / task.action_scaling.scale
+
     try:
-        return _play(task, recording)
+        return play(task, recording.key, recording.name, recording.steps, act)
     finally:
         task.close()
 
 
-def _play(task: RobotTask, recording: Recording) -> list[Episode]:
-    random = np.random.default_rng([recording.seed, 1])
-    shape = (recording.steps, recording.num_robots)
+def play(task: RobotTask, key: str, name: str, steps: int, act: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> list[Episode]:
+    """One episode of every robot of ``task``: what it observed and what the expert wanted there.
+
+    Args:
+        task: is reset first.
+        key: prefix of the episodes' keys.
+        name: the episodes' task string.
+        steps: control steps of an episode that nothing ends early.
+        act: of the observation, shape (num_robots, observation_size), the expert's action, which is kept, and the one that is sent;
+            both normalised, shape (num_robots, action_size).
+    """
+    num_robots = task.num_envs
+    shape = (steps, num_robots)
     observations = np.zeros((*shape, task.observation_size), np.float32)
     actions = np.zeros((*shape, task.action_size), np.float32)
     rewards = np.zeros(shape, np.float32)
-    lengths = np.full(recording.num_robots, recording.steps)
-    running = np.ones(recording.num_robots, dtype=bool)
+    lengths = np.full(num_robots, steps)
+    running = np.ones(num_robots, dtype=bool)
     observation, _ = task.reset()
-    for step in range(recording.steps):
-        wanted = _expert_targets_rad(task, recording.motion)
-        # What a policy of this task can send: within the range that its actions cover.
-        normalised = task.action_scaling.to_normalised(wanted)
+    for step in range(steps):
+        wanted, sent = act(observation)
         observations[step] = observation
-        actions[step] = task.action_scaling.to_physical(normalised)
-        noise = random.normal(0.0, recording.target_noise_rad, wanted.shape) / task.action_scaling.scale
-        observation, rewards[step], terminated, truncated, _ = task.step(normalised + noise)
+        actions[step] = task.action_scaling.to_physical(wanted)
+        observation, rewards[step], terminated, truncated, _ = task.step(sent)
         ended = running & (terminated | truncated)
         lengths[ended] = step + 1
         running &= ~ended
@@ -104,8 +119,8 @@ def _play(task: RobotTask, recording: Recording) -> list[Episode]:
             break
     return [
         Episode(
-            f"{recording.key}-{robot:04d}",
-            recording.name,
+            f"{key}-{robot:04d}",
+            name,
             {
                 "observation.state": observations[:length, robot],
                 "action": actions[:length, robot],

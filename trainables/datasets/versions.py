@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import UsageError
-from cluster.lerobot.info import load_info
+from cluster.lerobot.info import recorded_digest
 from cluster.lerobot.layout import INFO_PATH
 from cluster.settings import Settings
 
@@ -86,9 +86,9 @@ def publish_version(
     incoming = folder / f"{_INCOMING}{identity}"
     try:
         result = make(incoming)
-        digest = load_info(incoming).digest
+        digest = recorded_digest(incoming)
         for version in versions_of(settings, name):
-            if load_info(version.path).digest == digest:
+            if recorded_digest(version.path) == digest:
                 return version, result, False
         _protect(incoming)
         while True:

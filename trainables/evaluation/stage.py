@@ -23,6 +23,7 @@ from trainables.evaluation.metrics import Episodes, compare, summarise, with_ful
 from trainables.evaluation.report import to_markdown
 from trainables.evaluation.rollout import run_episodes
 from trainables.networks.checkpoint import load_policy
+from trainables.networks.interface import RECORDED
 from trainables.networks.policies import Policy
 from trainables.networks.sources import find_checkpoints
 
@@ -93,6 +94,12 @@ def _setting(config: EvaluationConfig, sources: dict[str, _Source]) -> tuple[str
     tasks = {source.task for source in sources.values()}
     if len(tasks) > 1:
         raise GaitwayError(f"evaluation: the policies belong to different tasks ({', '.join(sorted(tasks))}); evaluate each task by itself")
+    if RECORDED in tasks:
+        path = next(source.path for source in sources.values() if source.task == RECORDED)
+        raise GaitwayError(
+            f"{path}: learned from recordings, which have no simulated task to play it in; imitation wrote its error along held-out "
+            "episodes to open_loop.json, and on the robot versions are compared live (`gaitway ab start`)"
+        )
     known = [source.task_config for source in sources.values() if source.task_config is not None]
     task_config = config.task_config if config.task_config is not None else (known[-1] if known else {})
     physics = {"preset": config.physics, "num_threads": config.num_threads or os.cpu_count() or 1}

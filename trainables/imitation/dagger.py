@@ -23,7 +23,8 @@ from cluster.errors import GaitwayError
 from cluster.lerobot.episodes import episodes_to_table
 from cluster.lerobot.info import DatasetInfo, load_info
 from cluster.settings import Settings
-from trainables.datasets.lerobot import DatasetSpec, Feature, quiet_ray_data
+from trainables.datasets.lerobot import DatasetSpec, Feature
+from trainables.datasets.pipeline import quiet_ray_data
 from trainables.imitation.config import DaggerConfig
 from trainables.imitation.dagger_rollout import Rollout, roll_out
 from trainables.imitation.reading import Part

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cluster.lerobot.episodes import Episode
+from trainables.datasets.recording import play
 from trainables.envs.registry import make_robot_task
 from trainables.evaluation.controllers import TorchController
 from trainables.networks.policies import build_policy
@@ -54,43 +55,16 @@ def roll_out(rollout: Rollout, architecture: Mapping[str, Any], weights: Mapping
     policy.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
     config = {**rollout.task_config, "command": {"gaits": {rollout.gait: 1.0}}, "max_episode_steps": rollout.steps}
     task: Any = make_robot_task(rollout.task, rollout.num_robots, config, rollout.seed, reward_terms_in_info=False)
+    controller = TorchController(policy)
+    controller.reset(rollout.num_robots)
+    random = np.random.default_rng([rollout.seed, 2])
+
+    def act(observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        expert = task.action_scaling.to_normalised(task.expert_targets_rad())
+        drives = random.random((rollout.num_robots, 1)) < rollout.beta
+        return expert, np.where(drives, expert, controller.act(observation))
+
     try:
-        return _play(task, TorchController(policy), rollout)
+        return play(task, rollout.key, rollout.gait, rollout.steps, act)
     finally:
         task.close()
-
-
-def _play(task: Any, controller: TorchController, rollout: Rollout) -> list[Episode]:
-    random = np.random.default_rng([rollout.seed, 2])
-    shape = (rollout.steps, rollout.num_robots)
-    observations = np.zeros((*shape, task.observation_size), np.float32)
-    actions = np.zeros((*shape, task.action_size), np.float32)
-    rewards = np.zeros(shape, np.float32)
-    lengths = np.full(rollout.num_robots, rollout.steps)
-    running = np.ones(rollout.num_robots, dtype=bool)
-    observation, _ = task.reset()
-    controller.reset(rollout.num_robots)
-    for step in range(rollout.steps):
-        expert = task.action_scaling.to_normalised(task.expert_targets_rad())
-        observations[step] = observation
-        actions[step] = task.action_scaling.to_physical(expert)
-        drives = random.random((rollout.num_robots, 1)) < rollout.beta
-        observation, rewards[step], terminated, truncated, _ = task.step(np.where(drives, expert, controller.act(observation)))
-        ended = running & (terminated | truncated)
-        lengths[ended] = step + 1
-        running &= ~ended
-        if not running.any():
-            break
-    return [
-        Episode(
-            f"{rollout.key}-{robot:04d}",
-            rollout.gait,
-            {
-                "observation.state": observations[:length, robot],
-                "action": actions[:length, robot],
-                "next.reward": rewards[:length, robot],
-                "next.done": np.arange(length) == length - 1,
-            },
-        )
-        for robot, length in enumerate(lengths)
-    ]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainables.datasets.frames import INDEX_COLUMNS
 from trainables.envs.robot_task import ActionScaling
 
-__all__ = ["COLUMNS", "INDEX_COLUMNS", "Frames", "Sequences", "flat_rows", "gather_frames", "run_bounds"]
+__all__ = ["COLUMNS", "Frames", "Sequences", "flat_rows", "gather_frames", "run_bounds"]
 
-INDEX_COLUMNS = ("episode_index", "frame_index")
 COLUMNS = ("observation.state", "action", *INDEX_COLUMNS)
 """Columns of a LeRobot dataset that imitation reads, where a task says what they are."""
 

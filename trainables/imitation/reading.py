@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainables.datasets.frames import frame_tables
 from trainables.imitation.spec import TrainSpec
-from trainables.imitation.streaming import frame_tables
 
 if TYPE_CHECKING:
     import ray.data

@@ -12,10 +12,11 @@ from cluster.lerobot.features import Feature
 from cluster.lerobot.info import DatasetInfo
 from cluster.lerobot.split import split_episodes
 from cluster.settings import Settings
+from trainables.datasets.frames import INDEX_COLUMNS
 from trainables.envs.robot_task import ActionScaling
 from trainables.imitation.config import ImitationConfig, LstmConfig, SensingConfig
 from trainables.imitation.fitting import Moments
-from trainables.imitation.frames import INDEX_COLUMNS, Frames
+from trainables.imitation.frames import Frames
 from trainables.imitation.interface import check_features, has_task, recorded_interface, task_interface
 from trainables.imitation.survey import Spread, survey
 from trainables.networks.interface import PolicyInterface

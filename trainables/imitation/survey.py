@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import Feature, to_numpy
 from cluster.lerobot.folder import files_of
 from cluster.lerobot.info import DatasetInfo, EpisodeInfo
+from cluster.lerobot.parquet import open_parquet
 from cluster.lerobot.statistics import Statistics
 from cluster.settings import Settings
+from trainables.datasets.frames import INDEX_COLUMNS
 
 __all__ = ["Spread", "survey"]
 
@@ -63,14 +64,10 @@ FilePart = dict[str, tuple[Statistics, np.ndarray]]
 
 
 def _survey_file(file: Path, episodes: Sequence[EpisodeInfo], features: Sequence[Feature], train_episodes: frozenset[int]) -> FilePart:
-    names = [feature.name for feature in features]
-    try:
-        table = pq.read_table(file, columns=list(dict.fromkeys([*names, "episode_index", "frame_index"])), partitioning=None)
-    except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(f"{file}: not readable parquet: {' '.join(str(error).split())[:160]}") from None
-    if absent := [name for name in [*names, "episode_index", "frame_index"] if name not in table.column_names]:
-        raise DatasetError(f"{file}: the column {absent[0]!r} is missing (columns: {', '.join(pq.read_schema(file).names)})")
-    of_frame, place = table["episode_index"].to_numpy(), table["frame_index"].to_numpy()
+    names = list(dict.fromkeys([*(feature.name for feature in features), *INDEX_COLUMNS]))
+    with open_parquet(file, names) as parquet:
+        table = parquet.read(columns=names)
+    of_frame, place = (table[name].to_numpy() for name in INDEX_COLUMNS)
     _check_lengths(file, episodes, of_frame)
     used = np.isin(of_frame, np.fromiter(train_episodes, dtype=np.int64))
     sampled = np.flatnonzero(used)

@@ -68,7 +68,7 @@ def write_synthetic(folder: Path, episodes: int, staging: Path | None = None) ->
     import pyarrow as pa
     import ray.data
 
-    from trainables.datasets.lerobot import quiet_ray_data
+    from trainables.datasets.pipeline import quiet_ray_data
     from trainables.datasets.sink import LeRobotSink
 
     quiet_ray_data()

@@ -1,13 +1,11 @@
 """How well the five expert gaits are imitated: loss on held-out frames, and speed when the policy itself drives.
 
-``python -m tests.benchmarks.imitation.gaits FOLDER [--arms mlp dagger lstm]``: records the expert once, trains each arm from
-``configs/imitation/gaits.yaml``, and plays policy and expert, gait by gait, from the same starts on the same physics. The expert is
-the gait's own targets. A run that is in FOLDER already is not repeated.
+Records the expert once, trains each arm from ``configs/imitation/gaits.yaml``, and plays policy and expert, gait by gait, from the same
+starts on the same physics. The expert is the gait's own targets. A run that is in the folder already is not repeated.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,7 @@ from cluster.settings import Settings
 from cluster.stage import StageContext
 from tests.benchmarks.records import markdown
 
-__all__ = ["ARMS", "MOVING", "measure", "play", "table"]
+__all__ = ["ARMS", "EPISODES", "measure", "table"]
 
 GAITS = ("walk_forward", "walk_backward", "trot_forward", "stand", "sit")
 MOVING = GAITS[:3]
@@ -89,7 +87,6 @@ def measure(folder: Path, arms: list[str], episodes: int, physics: str, say: Cal
             policy, _ = load_policy(Path(result["checkpoint"]))
             found[arm] = {"validation_loss": result["validation_loss"], "gaits": play(policy, episodes, physics)}
             say(f"{arm}: validation loss {result['validation_loss']:.2g}")
-    (folder / "figures.json").write_text(json.dumps(found, indent=1))
     return found
 
 
@@ -129,18 +126,3 @@ def table(found: dict[str, Any]) -> str:
             rows.append([*cells, f"{expert[gait]['fell']:.0%} / {own['fell']:.0%}"])
     header = ["arm", "validation loss", "gait", "expert, m/s", "policy, m/s", "difference, m/s", "share", "falls, expert / policy"]
     return markdown(header, rows)
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--episodes", type=int, default=EPISODES)
-    parser.add_argument("--physics", choices=("fast", "medium", "production"), default="production")
-    arguments = parser.parse_args()
-    print(table(measure(arguments.folder.resolve(), arguments.arms, arguments.episodes, arguments.physics)))
-
-
-if __name__ == "__main__":
-    main()

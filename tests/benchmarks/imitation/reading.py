@@ -1,8 +1,7 @@
 """From a LeRobot v3.0 folder to training batches, frames a second: ours, in memory and streamed, against loops that people write.
 
-``python -m tests.benchmarks.imitation.reading FOLDER [--frames 1000000]`` writes a dataset of state 50 and action 12 into FOLDER when
-none is there. All sides then go over the same files in random order in batches of 256, as tensors that are ready to train on, three
-times in turn in processes of their own:
+The dataset has state 50 and action 12. All sides go over the same files in random order in batches of 256, as tensors that are ready
+to train on, some times in turn, in processes of their own:
 
 - ``plain``: pyarrow reads the files, ``TensorDataset`` and ``DataLoader(batch_size=256, shuffle=True)``, as in PyTorch's tutorial;
 - ``plain, indexed``: the same with a ``BatchSampler``, so that a batch is one indexing operation: the best of such loops;
@@ -28,7 +27,7 @@ import torch
 
 from tests.benchmarks.records import markdown
 
-__all__ = ["SIDES", "make_dataset", "measure", "table"]
+__all__ = ["make_dataset", "measure", "table"]
 
 STATE, ACTION, BATCH = 50, 12, 256
 EPISODE_FRAMES = 250
@@ -175,21 +174,12 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """One side, in a process of its own; prints its figures as JSON."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--frames", type=int, default=1_000_000)
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, required=True)
     arguments = parser.parse_args()
-    folder = arguments.folder.resolve()
-    if arguments.side:
-        print(json.dumps(measure_one(arguments.side, folder)))
-        return
-    if not (folder / "meta" / "info.json").is_file():
-        make_dataset(folder, arguments.frames)
-    found = measure(folder, arguments.repetitions)
-    print(table(found))
+    print(json.dumps(measure_one(arguments.side, arguments.folder)))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ from trainables.datasets.lerobot import (
     compute_digest,
     load_frames,
     load_info,
-    quiet_ray_data,
     read_dataset,
     write_dataset,
 )
+from trainables.datasets.pipeline import quiet_ray_data
 from trainables.datasets.sink import LeRobotSink
 
 # Workers cannot import a test module: its functions travel whole.

@@ -131,6 +131,13 @@ def test_a_policy_of_other_sizes_is_refused(settings: Settings, tmp_path: Path) 
         evaluate.run(config, context(tmp_path, settings))
 
 
+def test_a_policy_learned_from_recordings_has_no_task_to_be_played_in(settings: Settings, tmp_path: Path) -> None:
+    save_policy(MlpPolicy(6, 6), tmp_path / "arm", {"task": "recorded", "task_config": {}})
+    config = parse_config({"policies": {"arm": str(tmp_path / "arm")}, "episodes": 2}, evaluate.Config)
+    with pytest.raises(GaitwayError, match=r"arm: learned from recordings, which have no simulated task.*open_loop\.json"):
+        evaluate.run(config, context(tmp_path, settings))
+
+
 def test_a_name_that_no_stage_makes_needs_a_folder() -> None:
     with pytest.raises(ConfigError, match=r"policies\.mine: give a folder; only imitation, lstm, rl"):
         parse_config({"policies": {"mine": None}}, evaluate.Config)

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.trainables.imitation.cycle import FIELDS, TRAIN, VALIDATION
 from trainables.imitation.batch_size import find_batch_size
 from trainables.imitation.config import ChunkConfig, ImitationConfig, MlpConfig, ObservingLstmConfig
 from trainables.imitation.fits import make_fit
 from trainables.imitation.fitting import Fit
-from trainables.imitation.frames import Frames
 
-FIELDS = {"sensor": slice(0, 6), "command": slice(6, 10)}
 CONFIG = ImitationConfig(
     mlp=MlpConfig(epochs=30, batch_size=64, hidden=(32, 32), learning_rate=5e-3),
     lstm=ObservingLstmConfig(epochs=30, batch_size=4, window=10, hidden_size=24, head_size=16, learning_rate=1e-2),
@@ -22,22 +21,6 @@ CONFIG = ImitationConfig(
     patience=40,
 )
 KINDS = ["mlp", "lstm", "chunk"]
-
-
-def frames(episodes: range, length: int = 60) -> Frames:
-    """An expert that replays a cycle; the sensor is its last action's echo."""
-    rng = np.random.default_rng([7, episodes.start])
-    phase = (rng.random((len(episodes), 1)) + 0.03 * np.arange(length)) * 2 * np.pi
-    command = np.stack([np.sin(phase), np.cos(phase), np.full_like(phase, 0.2), np.ones_like(phase)], axis=-1)
-    action = 0.6 * np.stack([np.sin(phase + shift) for shift in (0.0, 1.0, 2.0)], axis=-1)
-    echo = np.concatenate([action[:, :1], action[:, :-1]], axis=1)
-    sensor = np.concatenate([echo, echo], axis=-1) + 0.01 * rng.normal(size=(len(episodes), length, 6))
-    observation = np.concatenate([sensor, command], axis=-1).astype(np.float32).reshape(-1, 10)
-    index = np.tile(np.arange(length), len(episodes))
-    return Frames(observation, action.astype(np.float32).reshape(-1, 3), np.repeat(np.array(episodes), length), index)
-
-
-TRAIN, VALIDATION = frames(range(16)), frames(range(16, 20))
 
 
 def changed(name: str, **options: object) -> ImitationConfig:
@@ -151,7 +134,7 @@ def test_the_batch_size_is_doubled_while_rows_get_cheaper():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_streamed_buffers_teach_what_memory_does(name):
-    def buffers(part: Frames, size: int):
+    def buffers(part, size):
         episodes = np.unique(part.episode)
         return (part.of_episodes(episodes[first : first + size].tolist()) for first in range(0, len(episodes), size))
 

@@ -4,31 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.trainables.imitation.cycle import FIELDS, TRAIN, VALIDATION
 from trainables.imitation.config import ImitationConfig, LstmConfig, MlpConfig
 from trainables.imitation.fits import make_fit
 from trainables.imitation.fitting import Fit
-from trainables.imitation.frames import Frames
 
-FIELDS = {"sensor": slice(0, 6), "command": slice(6, 10)}
 MLP = MlpConfig(epochs=40, batch_size=64, hidden=(32, 32), learning_rate=5e-3)
 LSTM = LstmConfig(epochs=40, batch_size=4, window=10, hidden_size=24, head_size=16)
 CONFIG = ImitationConfig(mlp=MLP, simple_lstm=LSTM, patience=40)
-
-
-def clone_frames(episodes: range, length: int = 60) -> Frames:
-    """An expert that replays a cycle: its action is a function of the phase; the sensor is its last action's echo."""
-    rng = np.random.default_rng([7, episodes.start])
-    phase = (rng.random((len(episodes), 1)) + 0.03 * np.arange(length)) * 2 * np.pi
-    command = np.stack([np.sin(phase), np.cos(phase), np.full_like(phase, 0.2), np.ones_like(phase)], axis=-1)
-    action = 0.6 * np.stack([np.sin(phase + shift) for shift in (0.0, 1.0, 2.0)], axis=-1)
-    echo = np.concatenate([action[:, :1], action[:, :-1]], axis=1)
-    sensor = np.concatenate([echo, echo], axis=-1) + 0.01 * rng.normal(size=(len(episodes), length, 6))
-    observation = np.concatenate([sensor, command], axis=-1).astype(np.float32).reshape(-1, 10)
-    index = np.tile(np.arange(length), len(episodes))
-    return Frames(observation, action.astype(np.float32).reshape(-1, 3), np.repeat(np.array(episodes), length), index)
-
-
-TRAIN, VALIDATION = clone_frames(range(16)), clone_frames(range(16, 20))
 
 
 def start(name: str, config: ImitationConfig = CONFIG) -> Fit:

@@ -14,13 +14,14 @@ from cluster.config import parse_config
 from cluster.errors import ClusterError, GaitwayError
 from cluster.lerobot.errors import DatasetError
 from cluster.settings import Settings
+from trainables.datasets.frames import frame_tables
 from trainables.datasets.lerobot import DatasetSpec, Episode, Feature, load_frames, load_info, write_dataset
-from trainables.imitation import streaming
+from trainables.datasets.sources import lerobot
 from trainables.imitation.config import ImitationConfig
 from trainables.imitation.frames import Frames, gather_frames
 from trainables.imitation.reading import Part, datasets_of
 from trainables.imitation.spec import TrainSpec, make_spec
-from trainables.imitation.streaming import buffers, frame_tables, frames_of_table, gathered, read_ahead
+from trainables.imitation.streaming import buffers, frames_of_table, gathered, read_ahead
 from trainables.imitation.trainer import train_models
 
 COLUMNS = ("observation.state", "observation.force", "action")
@@ -106,7 +107,7 @@ def test_what_the_reader_raises_reaches_the_one_who_takes() -> None:
 
 
 def test_tables_are_the_dataset_whatever_the_pieces(ray_session: None, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "PIECE_BYTES", 2_000)
+    monkeypatch.setattr(lerobot, "PIECE_BYTES", 2_000)
     spec = spec_of(recording)
     info = load_info(recording)
     chosen = [3, 8, 9, 10, 31]

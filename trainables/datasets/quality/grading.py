@@ -71,20 +71,19 @@ def grade_source(
     Raises:
         DatasetError: nothing can be read, or there is neither state nor action.
     """
-    return grade_with_coverage(source, config, settings, progress, robot, limits).grade
+    settings, progress = settings or Settings.from_environment(), progress or Progress(mode="quiet")
+    return grade_with_coverage(source, config or QualityConfig(), settings, progress, robot, limits).grade
 
 
 def grade_with_coverage(
     source: Source,
-    config: QualityConfig | None = None,
-    settings: Settings | None = None,
-    progress: Progress | None = None,
-    robot: str = "",
-    limits: Mapping[str, tuple[float, float]] | None = None,
+    config: QualityConfig,
+    settings: Settings,
+    progress: Progress,
+    robot: str,
+    limits: Mapping[str, tuple[float, float]] | None,
 ) -> Graded:
     """As ``grade_source``, with the states that the page draws."""
-    config = config or QualityConfig()
-    settings, progress = settings or Settings.from_environment(), progress or Progress(mode="quiet")
     robot = robot or str(source.gaitway.get("robot") or source.robot_type)
     signals = find_signals(source.features, str(source.path))
     state_limits, action_limits = find_limits(signals, robot, source.gaitway.get("contract"), limits)

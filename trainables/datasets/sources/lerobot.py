@@ -9,16 +9,16 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import INDEX_FEATURES, Feature, to_numpy
 from cluster.lerobot.folder import files_of
 from cluster.lerobot.info import EpisodeInfo, load_info
+from cluster.lerobot.parquet import groups_with, open_parquet
 from trainables.datasets.sources.base import Piece, Source
 
-__all__ = ["LeRobotSource", "open_lerobot"]
+__all__ = ["LeRobotSource", "episode_pieces", "open_lerobot"]
 
 PIECE_BYTES = 32 * 2**20
 """About how much of a file one task reads, encoded: enough to be worth a task, little enough to give every core some."""
@@ -40,13 +40,7 @@ class LeRobotSource(Source):
 
     def pieces(self) -> Sequence[Piece]:
         """Files, the large ones in runs of whole episodes."""
-        pieces = []
-        for file, episodes in files_of(self.episodes).items():
-            parts = max(1, min(len(episodes), file.stat().st_size // PIECE_BYTES))
-            for part in np.array_split(np.arange(len(episodes)), parts):
-                chosen = tuple(episodes[index] for index in part)
-                pieces.append(Piece(file, tuple(episode.index for episode in chosen), sum(episode.length for episode in chosen)))
-        return pieces
+        return episode_pieces(self.episodes)
 
     def read(self, piece: Piece) -> Iterator[Episode]:
         """See ``Source.read``; the key is the episode's number."""
@@ -117,25 +111,19 @@ def open_lerobot(path: Path, episodes: Sequence[int] | None = None) -> LeRobotSo
     )
 
 
+def episode_pieces(episodes: Sequence[EpisodeInfo]) -> list[Piece]:
+    """Episodes by file, those of large files in runs that tasks can share."""
+    pieces = []
+    for file, own in files_of(episodes).items():
+        parts = max(1, min(len(own), file.stat().st_size // PIECE_BYTES))
+        for part in np.array_split(np.arange(len(own)), parts):
+            chosen = [own[place] for place in part]
+            pieces.append(Piece(file, tuple(episode.index for episode in chosen), sum(episode.length for episode in chosen)))
+    return pieces
+
+
 def _tables(file: Path, names: list[str], first: int, last: int) -> Iterator[pa.Table]:
     """The row groups of a file that may hold some of the episodes ``first`` to ``last``."""
-    try:
-        with pq.ParquetFile(file) as parquet:
-            missing = [name for name in names if name not in parquet.schema_arrow.names]
-            if missing:
-                raise DatasetError(f"{file}: the column {missing[0]!r} is missing (columns: {', '.join(parquet.schema_arrow.names)})")
-            for number in range(parquet.num_row_groups):
-                if not _may_hold(parquet.metadata.row_group(number), first, last):
-                    continue
-                yield parquet.read_row_group(number, columns=names, use_threads=False).replace_schema_metadata(None)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{file}: not readable parquet: {' '.join(str(error).split())[:120]}") from None
-
-
-def _may_hold(group: pq.RowGroupMetaData, first: int, last: int) -> bool:
-    for place in range(group.num_columns):
-        column = group.column(place)
-        if column.path_in_schema == "episode_index":
-            statistics = column.statistics
-            return statistics is None or not statistics.has_min_max or (statistics.max >= first and statistics.min <= last)
-    return True
+    with open_parquet(file, names) as parquet:
+        for number in groups_with(parquet, first, last):
+            yield parquet.read_row_group(number, columns=names, use_threads=False).replace_schema_metadata(None)

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import INDEX_FEATURES, Feature, to_numpy
 from cluster.lerobot.info import file_inside
 from cluster.lerobot.layout import INFO_PATH
+from cluster.lerobot.parquet import open_parquet
 from cluster.lerobot.videos import VideoClip
 from trainables.datasets.sources.base import Piece, Source
 from trainables.datasets.sources.limits import check_rate
@@ -110,16 +110,9 @@ def open_lerobot_v21(path: Path) -> LeRobotV21Source:
 
 
 def _table(one: Recorded, names: list[str]) -> pa.Table:
-    try:
-        with pq.ParquetFile(one.file) as parquet:
-            present = parquet.schema_arrow.names
-            for name in names:
-                if name not in present:
-                    raise DatasetError(f"{one.file}: episode {one.index}: the column {name!r} is missing (columns: {', '.join(present)})")
-            order = ["frame_index"] if "frame_index" in present else []
-            table = parquet.read(columns=[*names, *order], use_threads=False).replace_schema_metadata(None)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{one.file}: episode {one.index}: not readable parquet: {' '.join(str(error).split())[:120]}") from None
+    with open_parquet(one.file, names, f"episode {one.index}") as parquet:
+        order = ["frame_index"] if "frame_index" in parquet.schema_arrow.names else []
+        table = parquet.read(columns=[*names, *order], use_threads=False).replace_schema_metadata(None)
     if len(table) != one.length:
         raise DatasetError(f"{one.file}: episode {one.index} has {len(table)} frames, the metadata name {one.length}")
     if order and (np.diff(table["frame_index"].to_numpy()) < 0).any():

@@ -24,7 +24,7 @@ from cluster.stage import StageContext
 from tests.trainables.datasets.quality.conftest import FEATURES, FPS, changed, grade, reaching
 from trainables.datasets.quality import grading
 from trainables.datasets.quality.grading import grade_source
-from trainables.datasets.quality.store import load_grade, save_grade
+from trainables.datasets.quality.store import load_grade, load_letter, save_grade
 from trainables.datasets.quality.text import CHECKS, below, headline, summary_lines
 from trainables.datasets.sources.lerobot import open_lerobot
 from trainables.grade import Config, run
@@ -145,12 +145,14 @@ def test_images_are_not_read(tmp_path, monkeypatch, settings):
 def test_a_grade_is_found_again_by_the_digest_of_its_dataset(reaches, settings):
     found = grade(reaches).model_copy(update={"digest": "abc"})
     path = save_grade(settings, found)
-    assert path == settings.shared_path / "grades" / "abc.json"
+    assert path == settings.shared_path / "grades" / "abc.jsonl"
     assert load_grade(settings, "abc") == found
     assert load_grade(settings, "abd") is None
     assert load_grade(settings, None) is None
     assert save_grade(settings, found.model_copy(update={"digest": None})) is None
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2}))
+    assert [load_letter(settings, digest) for digest in ("abc", "abd", None)] == [found.letter, None, None]
+    letter, whole = path.read_text().splitlines()
+    path.write_text(f"{letter}\n{json.dumps({**json.loads(whole), 'schema_version': 2})}\n")
     assert load_grade(settings, "abc") is None
 
 
