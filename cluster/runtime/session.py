@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +17,7 @@ from cluster.errors import ClusterError
 from cluster.runtime.head import find_head, prepare_authentication
 from cluster.settings import Settings
 
-__all__ = ["ray_address", "ray_session"]
+__all__ = ["is_ray_up", "ray_address", "ray_session"]
 
 
 def ray_address(settings: Settings) -> str | None:
@@ -26,6 +27,12 @@ def ray_address(settings: Settings) -> str | None:
         return address
     head = find_head(settings)
     return head.address if head else None
+
+
+def is_ray_up(settings: Settings) -> bool:
+    """Whether ``ray_session`` would find a Ray; else it starts one, which takes some ten seconds with its first workers."""
+    ray = sys.modules.get("ray")
+    return (ray is not None and ray.is_initialized()) or ray_address(settings) is not None
 
 
 @contextmanager
@@ -39,19 +46,20 @@ def ray_session(settings: Settings, num_cpus: int | None = None) -> Iterator[Non
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-        "configure_logging": False,
-        "runtime_env": {"env_vars": settings.as_environment()},
-    }
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
+    variables = settings.as_environment()
     # Inside `ray job submit --runtime-env-json '{"env_vars": {"GAITWAY_HOME": ...}}'` both name the same variables, and Ray refuses that
     # even when they are equal. Ours were read from the job's.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     if address is None:
         options |= {"num_cpus": num_cpus or os.cpu_count(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    else:
+        options["runtime_env"] = {"env_vars": variables}
     try:
-        ray.init(address=address or "local", **options)
+        # A private Ray has its variables from this process: with an environment of the job, the workers that it starts beforehand
+        # could not be used, and the first task would wait a second longer.
+        with _variables(variables if address is None else {}):
+            ray.init(address=address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         place = address or "a private local Ray"
         raise ClusterError(f"Ray at {place}: cannot connect: {' '.join(str(error).split())[:200]}") from None
@@ -59,3 +67,18 @@ def ray_session(settings: Settings, num_cpus: int | None = None) -> Iterator[Non
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables of this process for the length of a block, for the processes that it starts there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

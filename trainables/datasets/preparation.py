@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,12 @@ def prepare(config: Config, context: StageContext) -> dict[str, Any]:
 
 
 def _write(config: Config, sources: Sequence[Source], folder: Path, context: StageContext) -> dict[str, Any]:
+    is_small = sum(_bytes(source.path) for source in sources) <= INLINE_BYTES
+    with nullcontext() if is_small else ray_session(context.settings):  # one for grading and writing
+        return _written(config, sources, folder, context, is_small)
+
+
+def _written(config: Config, sources: Sequence[Source], folder: Path, context: StageContext, is_small: bool) -> dict[str, Any]:
     features = _features(sources[0], config)
     after = augmented_features(features, config.augmentation) if config.augmentation else features
     kept, dropped = _filtered(config, sources, context)
@@ -100,11 +107,11 @@ def _write(config: Config, sources: Sequence[Source], folder: Path, context: Sta
         steps.append(Steps(adapter, config.augmentation, source.fps, _robot(source, config)))
     spec = _spec(config, sources, after)
     with context.progress.task("prepare", None, "episodes") as task:
-        if sum(_bytes(source.path) for source in sources) <= INLINE_BYTES:
+        if is_small:
             episodes = (changed for source, step in zip(sources, steps, strict=True) for one in _read(source) for changed in step(one))
             info = write_dataset(folder, episodes, spec, overwrite=True)
         else:
-            info = _write_in_tasks(sources, steps, spec, folder, context.settings, task.update)
+            info = _write_in_tasks(sources, steps, spec, folder, context.settings.shared_path / "staging", task.update)
         task.update(info.num_episodes, frames=float(info.num_frames))
     return {
         "dataset": str(folder),
@@ -121,22 +128,20 @@ def _write_in_tasks(
     steps: Sequence[Steps],
     spec: DatasetSpec,
     folder: Path,
-    settings: Settings,
+    staging: Path,
     update: Callable[[float], None],
 ) -> DatasetInfo:
     """The pipeline: every piece is read, changed and written by one task, on whatever node is free."""
-    with ray_session(settings):
-        # Ray reads how to authenticate when it is imported, and the session chooses that: nothing imports Ray before.
-        from trainables.datasets.sink import LeRobotSink
+    # Ray reads how to authenticate when it is imported, and the session chooses that: nothing imports Ray before.
+    from trainables.datasets.sink import LeRobotSink
 
-        sink = LeRobotSink(folder, spec, settings.shared_path / "staging", overwrite=True)
-        with polled(lambda: update(count_staged_episodes(sink.staging))), own_errors():
-            rows = [
-                map_episodes(episode_rows(source), source.features, step, spec.features)
-                for source, step in zip(sources, steps, strict=True)
-            ]
-            (rows[0].union(*rows[1:]) if len(rows) > 1 else rows[0]).write_datasink(sink)
-        return sink.info()
+    sink = LeRobotSink(folder, spec, staging, overwrite=True)
+    with polled(lambda: update(count_staged_episodes(sink.staging))), own_errors():
+        rows = [
+            map_episodes(episode_rows(source), source.features, step, spec.features) for source, step in zip(sources, steps, strict=True)
+        ]
+        (rows[0].union(*rows[1:]) if len(rows) > 1 else rows[0]).write_datasink(sink)
+    return sink.info()
 
 
 def _read(source: Source) -> Iterator[Episode]:

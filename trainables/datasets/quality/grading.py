@@ -1,7 +1,7 @@
 """One pass over a dataset's frames: Ray Data tasks measure episodes, the driver compares them and gives the letters.
 
 A task holds one piece's episode under way and returns a few kilobytes an episode; the driver holds those rows. So memory does not grow
-with the frames. A source of one piece is read here and now: a second of work needs no cluster.
+with the frames. A small source is read here and now: a few seconds of work need no cluster.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.errors import DatasetError
 from cluster.progress import Progress
-from cluster.runtime.session import ray_session
+from cluster.runtime.session import is_ray_up, ray_session
 from cluster.settings import Settings
 from trainables.datasets.pipeline import own_errors, piece_rows
 from trainables.datasets.quality.across import compare_episodes
@@ -37,8 +37,9 @@ __all__ = ["Graded", "grade_source", "grade_with_coverage"]
 
 STATES_KEPT = 2**18
 """States that all rows together keep for the coverage, about."""
-INLINE_FRAMES = 100_000
-"""A single piece of no more frames is measured in this process."""
+INLINE_FRAMES, INLINE_FRAMES_ALONE = 100_000, 1_000_000
+"""So many frames are measured in this process: a Ray that is up has work for its other cores only with more; one that must be started
+first takes as long as one core needs for a million (ten seconds, measured on two cores)."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,9 @@ def grade_with_coverage(
 
 def _measured(source: Source, pieces: Sequence[Piece], ruler: Ruler, settings: Settings) -> Iterator[EpisodeRow]:
     """Rows as they come, in no order."""
-    if len(pieces) == 1 and pieces[0].frames <= INLINE_FRAMES:
-        yield from measure_piece(source, pieces[0], ruler)
+    if _is_small(pieces, settings):
+        for piece in pieces:
+            yield from measure_piece(source, piece, ruler)
         return
     with ray_session(settings), own_errors():
 
@@ -145,6 +147,13 @@ def _measured(source: Source, pieces: Sequence[Piece], ruler: Ruler, settings: S
         for batch in measured.iter_batches(batch_size=None, batch_format="pyarrow"):
             for item in batch["row"].to_pylist():
                 yield pickle.loads(item)
+
+
+def _is_small(pieces: Sequence[Piece], settings: Settings) -> bool:
+    """Whether this process alone is done sooner. Where a source does not know its frames beforehand, one piece counts as small."""
+    if len(pieces) > 1 and not all(piece.frames for piece in pieces):
+        return False
+    return sum(piece.frames for piece in pieces) <= (INLINE_FRAMES if is_ray_up(settings) else INLINE_FRAMES_ALONE)
 
 
 def measure_piece(source: Source, piece: Piece, ruler: Ruler) -> Iterator[EpisodeRow]:
