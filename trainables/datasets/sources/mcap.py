@@ -49,21 +49,22 @@ class McapFile(MessageFile):
 
     Args:
         path: the file.
+        named: what errors call it; None: its path.
 
     Raises:
         DatasetError: it is none, or is damaged or truncated.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, named: Path | None = None) -> None:
+        self.path = named or path
         check_not_empty(path, "mcap")
         if not is_mcap(path):
-            raise DatasetError(f"{path}: is no MCAP file")
-        self.path = path
+            raise DatasetError(f"{self.path}: is no MCAP file")
         self._file = path.open("rb")
         self._decoders: dict[int, Any] = {}
         self._factory = DecoderFactory()
         try:
-            with unreadable(path, "MCAP", *BROKEN):
+            with unreadable(self.path, "MCAP", *BROKEN):
                 self._reader = SeekingReader(self._file, record_size_limit=MAX_CHUNK_BYTES)
                 self._summary = self._read_summary()
         except BaseException:

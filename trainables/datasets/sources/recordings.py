@@ -15,6 +15,7 @@ from cluster.lerobot.features import Feature
 from trainables.datasets.sources.alignment import Track, aligned, frame_times_ns
 from trainables.datasets.sources.base import Piece, Source
 from trainables.datasets.sources.boundaries import Window, windows
+from trainables.datasets.sources.compression import decompressed
 from trainables.datasets.sources.exported import MANIFEST_FILE, MANIFEST_RECORD, ExportedRecording, exported_recording
 from trainables.datasets.sources.fields import FeatureReader
 from trainables.datasets.sources.limits import MAX_EPISODE_BYTES, MIB
@@ -22,7 +23,7 @@ from trainables.datasets.sources.manifest import Manifest, videos_folder
 from trainables.datasets.sources.mapping import Mapping, load_mapping
 from trainables.datasets.sources.mcap import McapFile
 from trainables.datasets.sources.messages import MessageFile, stamp_ns
-from trainables.datasets.sources.rosbag import Bag1File, SqliteFile, bag_files
+from trainables.datasets.sources.rosbag import Bag1File, Compression, SqliteFile, bag_files
 
 __all__ = ["RecordingSource", "open_mcap", "open_rosbag"]
 
@@ -33,13 +34,19 @@ class Storage:
 
     kind: str
     """``mcap``, ``sqlite3`` or ``bag`` (ROS 1)."""
-    is_compressed: bool = False
+    compression: Compression = ""
 
     def open(self, file: Path) -> MessageFile:
         """One of its files."""
+        if self.compression == "file":
+            with decompressed(file) as plain:  # which an open file outlives
+                return self._open(plain, file)
+        return self._open(file, None)
+
+    def _open(self, file: Path, named: Path | None) -> MessageFile:
         if self.kind == "mcap":
-            return McapFile(file)
-        return Bag1File(file) if self.kind == "bag" else SqliteFile(file, self.is_compressed)
+            return McapFile(file, named)
+        return Bag1File(file) if self.kind == "bag" else SqliteFile(file, self.compression == "message", named)
 
 
 @dataclass(frozen=True)
@@ -155,14 +162,14 @@ def _bags(path: Path) -> tuple[Storage, list[Path]]:
     if path.is_file():
         return Storage("bag" if path.suffix == ".bag" else "sqlite3"), [path]
     if (path / "metadata.yaml").is_file():
-        kind, files, compressed = bag_files(path)
-        return Storage(kind, compressed), files
+        kind, files, compression = bag_files(path)
+        return Storage(kind, compression), files
     if bags := sorted(path.glob("*.bag")):
         return Storage("bag"), bags
     found = [bag_files(metadata.parent) for metadata in sorted(path.glob("*/metadata.yaml"))]
     if not found:
         raise DatasetError(f"{path}: holds no ROS bag (*.bag, metadata.yaml, or folders with one)")
-    kinds = {(kind, compressed) for kind, _, compressed in found}
+    kinds = {(kind, compression) for kind, _, compression in found}
     if len(kinds) > 1:
         raise DatasetError(f"{path}: its bags have different storages; import them apart")
     return Storage(*kinds.pop()), [file for _, files, _ in found for file in files]

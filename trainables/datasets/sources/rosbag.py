@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lz4.frame
 import yaml
@@ -21,7 +21,10 @@ from trainables.datasets.sources.carriers import typestore
 from trainables.datasets.sources.limits import MAX_CHUNK_BYTES, MIB, check_not_empty, one_line, path_inside, unreadable
 from trainables.datasets.sources.messages import MessageFile, Record
 
-__all__ = ["Bag1File", "SqliteFile", "bag_files"]
+__all__ = ["Bag1File", "Compression", "SqliteFile", "bag_files"]
+
+Compression = Literal["", "message", "file"]
+"""Of a ROS 2 bag: each message, or each file as a whole."""
 
 METADATA = "metadata.yaml"
 MAX_METADATA_BYTES = 64 * MIB
@@ -79,22 +82,23 @@ class SqliteFile(MessageFile):
     Args:
         path: the file.
         is_compressed: whether each message is compressed with zstd, as the bag's metadata say.
+        named: what errors call it; None: its path.
     """
 
-    def __init__(self, path: Path, is_compressed: bool = False) -> None:
+    def __init__(self, path: Path, is_compressed: bool = False, named: Path | None = None) -> None:
+        self.path = named or path
         check_not_empty(path, "ROS 2 bag (sqlite3)")
-        self.path = path
         self._is_compressed = is_compressed
         # immutable: no lock is taken and no journal looked for, so a bag on a read-only or shared disk can be read.
         self._database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         try:
-            with unreadable(path, "ROS 2 bag (sqlite3)", sqlite3.Error, *BROKEN):
+            with unreadable(self.path, "ROS 2 bag (sqlite3)", sqlite3.Error, *BROKEN):
                 rows = self._database.execute("SELECT id, name, type, serialization_format FROM topics").fetchall()
                 self._topics = {int(number): str(name) for number, name, _, _ in rows}
                 self._types = {str(name): str(kind) for _, name, kind, _ in rows}
                 for _, name, _, encoding in rows:
                     if encoding != "cdr":
-                        raise DatasetError(f"{path}: {name} is serialised as {encoding!r}; cdr is read")
+                        raise DatasetError(f"{self.path}: {name} is serialised as {encoding!r}; cdr is read")
                 self._store = self._read_types()
         except BaseException:
             self._database.close()
@@ -154,8 +158,8 @@ class SqliteFile(MessageFile):
         return store
 
 
-def bag_files(path: Path) -> tuple[str, list[Path], bool]:
-    """Of a ROS 2 bag's folder: its storage (``sqlite3`` or ``mcap``), its files in order, whether each message is compressed.
+def bag_files(path: Path) -> tuple[str, list[Path], Compression]:
+    """Of a ROS 2 bag's folder: its storage (``sqlite3`` or ``mcap``), its files in order, what of them is compressed.
 
     Raises:
         DatasetError: it is no bag that can be read, or names a file outside its folder.
@@ -172,15 +176,13 @@ def bag_files(path: Path) -> tuple[str, list[Path], bool]:
         raise DatasetError(f"{metadata}: not readable metadata of a ROS 2 bag: {one_line(error)}") from None
     if storage not in ("sqlite3", "mcap"):
         raise DatasetError(f"{metadata}: the storage is {storage!r}; sqlite3 and mcap are read")
-    if mode == "file":
-        raise DatasetError(f"{metadata}: the bag's files are compressed as a whole; decompress them first (zstd -d; ros2 bag reindex)")
-    if mode == "message" and compression != "zstd":
-        raise DatasetError(f"{metadata}: messages are compressed with {compression!r}; zstd is read")
+    if mode in ("file", "message") and compression != "zstd":
+        raise DatasetError(f"{metadata}: {mode}s are compressed with {compression!r}; zstd is read")
     files = [path_inside(path, name, metadata) for name in names]
     for file in files:
         if not file.is_file():
             raise DatasetError(f"{metadata}: the bag's file {file.name} is missing")
-    return storage, files, mode == "message"
+    return storage, files, "file" if mode == "file" else "message" if mode == "message" else ""
 
 
 def _bounded(path: Path, decompressor: Any) -> Any:

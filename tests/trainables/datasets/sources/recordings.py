@@ -138,4 +138,10 @@ WRITERS = {
     "ros 2 sqlite": ("bag", 2, write_bag2),
     "ros 2 mcap": ("bag", 2, lambda path, messages: write_bag2(path, messages, StoragePlugin.MCAP)),
     "ros 2 compressed messages": ("bag", 2, lambda path, messages: write_bag2(path, messages, compressed=CompressionMode.MESSAGE)),
+    "ros 2 compressed files": ("bag", 2, lambda path, messages: write_bag2(path, messages, compressed=CompressionMode.FILE)),
+    "ros 2 compressed mcap files": (
+        "bag",
+        2,
+        lambda path, messages: write_bag2(path, messages, StoragePlugin.MCAP, compressed=CompressionMode.FILE),
+    ),
 }

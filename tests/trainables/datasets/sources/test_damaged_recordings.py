@@ -31,14 +31,14 @@ MAPPING = parse_config(
     Mapping,
     source="test",
 )
-KINDS = ("mcap zstd", "mcap lz4", "ros 1", "ros 1 bz2", "ros 2 sqlite", "ros 2 mcap", "ros 2 compressed messages")
+KINDS = ("mcap zstd", "mcap lz4", "ros 1", "ros 1 bz2", "ros 2 sqlite", "ros 2 mcap", "ros 2 compressed messages", "ros 2 compressed files")
 
 
 def written(tmp_path, kind):
     """The recording, and the file in it that holds the messages."""
     name, version, write = made.WRITERS[kind]
     path = write(tmp_path / name, made.arm(1.0, version=version))
-    return path, path if path.is_file() else next(file for file in path.iterdir() if file.suffix in (".db3", ".mcap"))
+    return path, path if path.is_file() else next(file for file in path.iterdir() if file.suffix in (".db3", ".mcap", ".zstd"))
 
 
 def read(path):
@@ -52,7 +52,7 @@ def test_truncated_files_are_named(tmp_path, kind, share):
     path, file = written(tmp_path, kind)
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(DatasetError, match=r"is empty; a file in the format|not readable (MCAP|ROS)|is no MCAP file") as error:
+    with pytest.raises(DatasetError, match=r"is empty; a file in the format|not readable (MCAP|ROS|zstd)|is no MCAP file") as error:
         read(path)
     assert str(error.value).startswith(str(file))
     assert "\n" not in str(error.value)
@@ -191,13 +191,21 @@ def test_a_compressed_message_that_is_a_bomb_is_not_decompressed(tmp_path):
             read(path)
 
 
+def test_a_compressed_file_that_is_a_bomb_is_not_decompressed(tmp_path):
+    path, file = written(tmp_path, "ros 2 compressed files")
+    for bomb in (zeros(zstandard.compress, 300), zeros(zstd_without_size, 300)):
+        file.write_bytes(bomb)
+        with pytest.raises(DatasetError, match=r"bag.db3.zstd: declares .* above 64 MiB no more than 200 times what is stored is read"):
+            read(path)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ((b"bag.db3", b"../../other.db3"), r"metadata.yaml: the path '../../other.db3' leads out of .*bag; only files inside it are read"),
         ((b"bag.db3", b"lost.db3"), r"metadata.yaml: the bag's file lost.db3 is missing"),
         ((b"storage_identifier: sqlite3", b"storage_identifier: tape"), r"the storage is 'tape'; sqlite3 and mcap are read"),
-        ((b"compression_mode: ''", b"compression_mode: FILE"), r"the bag's files are compressed as a whole; decompress them first"),
+        ((b"compression_mode: ''", b"compression_mode: FILE"), r"metadata.yaml: files are compressed with ''; zstd is read"),
         ((b"rosbag2_bagfile_information", b"something"), r"metadata.yaml: not readable metadata of a ROS 2 bag"),
         ((b"rosbag2_bagfile_information:", b"a: ["), r"metadata.yaml: not readable metadata of a ROS 2 bag"),
     ],
