@@ -54,6 +54,11 @@ class TrackedRun:
         if len(self._metrics) >= _MAX_METRICS or time.monotonic() - self._flushed_s >= _FLUSH_INTERVAL_S:
             self.flush()
 
+    def logged_steps(self, key: str) -> set[int]:
+        """Steps at which a metric was written, by whoever carried on with this run before too."""
+        with mlflow_errors(self._settings):
+            return {int(point.step) for point in self._client.get_metric_history(self.run_id, key)}
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record what the run was made with; nested mappings become ``a.b`` keys. A parameter never changes once written."""
         from mlflow.entities import Param

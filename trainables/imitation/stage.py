@@ -42,20 +42,20 @@ def run_stage(config: ImitationConfig, context: StageContext) -> dict[str, Any]:
     epochs = {model: getattr(config, model).epochs for model in config.models}
     rounds = 1 + (config.dagger.rounds if config.algorithm == "dagger" else 0)
     total = rounds * sum(epochs.values())
-    seen: dict[str, set[int]] = {model: set() for model in config.models}
     with (
         context.progress.task("imitate", total=total, unit="epochs") as progress,
         _tracked_run(config, context, info, folder, name) as run,
         ray_session(context.settings),
     ):
+        # A killed attempt's epochs too: what comes after the last checkpoint is trained again, to the same values.
+        logged = {model: run.logged_steps(f"{model}/train_loss") for model in config.models}
 
         def train(number: int, parts: Sequence[Part], spec: TrainSpec) -> dict[str, dict[str, Any]]:
             before = number * sum(epochs.values())
             label = f"round {number} " if rounds > 1 else ""
 
             def on_rows(model: str, rows: list[dict[str, float]]) -> None:
-                _log(run, model, rows, number, epochs[model])
-                seen[model].update(_step(row, number, epochs[model]) for row in rows)
+                _log(run, model, rows, number, epochs[model], logged[model])
                 finished = before + sum(epochs[other] for other in config.models[: config.models.index(model)])
                 progress.update(finished + rows[-1]["epoch"], message=f"{label}{model}", validation_loss=rows[-1]["validation_loss"])
 
@@ -64,8 +64,7 @@ def run_stage(config: ImitationConfig, context: StageContext) -> dict[str, Any]:
             states = train_models(parts, spec, storage, identity, folder / ".ray_train", on_rows)
             for model, state in states.items():
                 # What a killed attempt trained was reported to that attempt, and may have died with it.
-                unseen = [row for row in state["history"] if _step(row, number, epochs[model]) not in seen[model]]
-                _log(run, model, unseen, number, epochs[model])
+                _log(run, model, state["history"], number, epochs[model], logged[model])
             return states
 
         extra: dict[str, Any] = {"run_id": run.run_id}
@@ -161,6 +160,10 @@ def _step(row: dict[str, float], number: int, epochs: int) -> int:
     return number * epochs + int(row["epoch"])
 
 
-def _log(run: TrackedRun, model: str, rows: list[dict[str, float]], number: int, epochs: int) -> None:
+def _log(run: TrackedRun, model: str, rows: list[dict[str, float]], number: int, epochs: int, logged: set[int]) -> None:
+    """Write those rows whose steps are not ``logged``, and add them there."""
     for row in rows:
-        run.log_metrics({f"{model}/{key}": value for key, value in row.items() if key != "epoch"}, step=_step(row, number, epochs))
+        step = _step(row, number, epochs)
+        if step not in logged:
+            run.log_metrics({f"{model}/{key}": value for key, value in row.items() if key != "epoch"}, step=step)
+            logged.add(step)
