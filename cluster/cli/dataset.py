@@ -11,6 +11,7 @@ import typer
 from cluster.cli.dataset_grade import grade
 from cluster.cli.dataset_prepare import augment, filter_, import_
 from cluster.cli.output import JsonOption, SetOption, print_json, print_table, say
+from cluster.progress import Progress
 from cluster.settings import Settings
 
 __all__ = ["app"]
@@ -99,7 +100,7 @@ def export(
     path = importlib.import_module(CATALOGUE).find_dataset(settings, dataset)
     exports: Any = importlib.import_module("trainables.datasets.exports.registry")
     source = importlib.import_module("trainables.datasets.sources.lerobot").open_lerobot(path)
-    result = exports.export_dataset(source, format_, target, overwrite)
+    result = exports.export_dataset(source, format_, target, overwrite, Progress(mode="json" if json_ else "auto"))
     if json_:
         print_json(result)
         return

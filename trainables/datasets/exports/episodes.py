@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +12,11 @@ from cluster.lerobot.errors import DatasetError
 from cluster.lerobot.features import INDEX_FEATURES, Feature, with_index_features
 from trainables.datasets.sources.base import Source
 
-__all__ = ["checked_episodes", "with_timestamp"]
+__all__ = ["Wrote", "checked_episodes", "with_timestamp"]
 
 TIMESTAMP = INDEX_FEATURES[0]
+Wrote = Callable[[int], None]
+"""Told the frames of each episode."""
 
 
 def with_timestamp(source: Source) -> Source:
@@ -24,8 +26,10 @@ def with_timestamp(source: Source) -> Source:
     return replace(source, features=(*source.features, TIMESTAMP))
 
 
-def checked_episodes(source: Source, described: Source) -> Iterator[Episode]:
+def checked_episodes(source: Source, described: Source, wrote: Wrote) -> Iterator[Episode]:
     """Episodes of ``source`` as ``described`` (``with_timestamp`` of it) says. NaN passes: an export changes nothing.
+
+    ``wrote`` is told when the next episode is asked for, so when the one before it has been written.
 
     Raises:
         DatasetError: naming file and episode: a column is missing or has another shape; two episodes have one key; there is none.
@@ -43,6 +47,7 @@ def checked_episodes(source: Source, described: Source) -> Iterator[Episode]:
             where = f"{piece.file}: episode {episode.key}"
             stored = {feature.name: _stored(columns, feature, where) for feature in described.features if feature.is_column}
             yield replace(episode, columns=stored)
+            wrote(episode.length)
     if not keys:
         raise DatasetError(f"{source.path}: there are no episodes to write")
 

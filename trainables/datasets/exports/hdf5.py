@@ -15,7 +15,7 @@ import numpy as np
 
 from cluster.lerobot.episodes import Episode
 from cluster.lerobot.features import Feature
-from trainables.datasets.exports.episodes import checked_episodes, with_timestamp
+from trainables.datasets.exports.episodes import Wrote, checked_episodes, with_timestamp
 from trainables.datasets.exports.target import publishing
 from trainables.datasets.sources.base import Source
 from trainables.datasets.sources.manifest import EpisodeEntry, Manifest
@@ -27,14 +27,14 @@ PLACES = {"action": "actions", "next.reward": "rewards", "next.done": "dones"}
 MASKS = {"train": "train", "validation": "valid"}
 
 
-def export_hdf5(source: Source, target: Path, overwrite: bool) -> dict[str, Any]:
+def export_hdf5(source: Source, target: Path, overwrite: bool, wrote: Wrote) -> dict[str, Any]:
     """Write one HDF5 file. See ``registry.export_dataset``."""
     described = with_timestamp(source)
     places = _places(described.features)
     entries: list[EpisodeEntry] = []
     with publishing(target, overwrite, is_folder=False) as (partial, videos), h5py.File(partial, "w") as file:
         data = file.create_group("data")
-        for number, episode in enumerate(checked_episodes(source, described)):
+        for number, episode in enumerate(checked_episodes(source, described, wrote)):
             name = f"demo_{number}"
             _write(data.create_group(name), episode, described.features, places)
             entries.append(EpisodeEntry.of(episode, videos.take(episode), {"group": name}))

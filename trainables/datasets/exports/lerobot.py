@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.lerobot.folder import write_dataset
 from cluster.lerobot.metadata import DatasetSpec
-from trainables.datasets.exports.episodes import checked_episodes, with_timestamp
+from trainables.datasets.exports.episodes import Wrote, checked_episodes, with_timestamp
 from trainables.datasets.sources.base import Source
 
 __all__ = ["dataset_spec", "export_lerobot"]
@@ -21,10 +21,10 @@ def dataset_spec(source: Source) -> DatasetSpec:
     return DatasetSpec(source.fps, source.features, source.robot_type, said)
 
 
-def export_lerobot(source: Source, target: Path, overwrite: bool) -> dict[str, Any]:
+def export_lerobot(source: Source, target: Path, overwrite: bool, wrote: Wrote) -> dict[str, Any]:
     """Write a LeRobot v3.0 folder. See ``registry.export_dataset``."""
     described = with_timestamp(source)
-    info = write_dataset(target, checked_episodes(source, described), dataset_spec(described), overwrite)
+    info = write_dataset(target, checked_episodes(source, described, wrote), dataset_spec(described), overwrite)
     return {
         "target": str(target),
         "format": "lerobot",

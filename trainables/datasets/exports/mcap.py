@@ -13,7 +13,7 @@ from typing import Any
 from mcap.writer import Writer
 
 from cluster.lerobot.episodes import Episode
-from trainables.datasets.exports.episodes import checked_episodes, with_timestamp
+from trainables.datasets.exports.episodes import Wrote, checked_episodes, with_timestamp
 from trainables.datasets.exports.messages import GAP_NS, Clock, frame_messages
 from trainables.datasets.exports.target import publishing
 from trainables.datasets.sources.base import Source
@@ -46,7 +46,7 @@ class _Output:
         return {"start_ns": int(times[0]), "stop_ns": clock.next_ns - GAP_NS}
 
 
-def export_mcap(source: Source, target: Path, overwrite: bool) -> dict[str, Any]:
+def export_mcap(source: Source, target: Path, overwrite: bool, wrote: Wrote) -> dict[str, Any]:
     """Write MCAP files. See ``registry.export_dataset``."""
     described = with_timestamp(source)
     carriers = carriers_of(described.features)
@@ -64,11 +64,11 @@ def export_mcap(source: Source, target: Path, overwrite: bool) -> dict[str, Any]
         if one_file:
             with _writing(partial) as writer:
                 output = _Output(writer, carriers)
-                for episode in checked_episodes(source, described):
+                for episode in checked_episodes(source, described, wrote):
                     entry_of(episode, output, target.name)
                 _describe(writer, Manifest.of(described, places, entries))
         else:
-            for number, episode in enumerate(checked_episodes(source, described)):
+            for number, episode in enumerate(checked_episodes(source, described, wrote)):
                 name = f"episode_{number:07d}.mcap"
                 with _writing(partial / name) as writer:
                     entry = entry_of(episode, _Output(writer, carriers), name)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import UsageError
+from cluster.progress import Progress
+from trainables.datasets.exports.episodes import Wrote
 from trainables.datasets.sources.base import Source
 
 __all__ = ["EXPORTS", "export_dataset"]
@@ -15,7 +17,7 @@ __all__ = ["EXPORTS", "export_dataset"]
 EXPORTS = ("lerobot", "hdf5", "mcap", "rosbag2")
 
 
-def export_dataset(source: Source, format: str, target: Path, overwrite: bool = False) -> dict[str, Any]:
+def export_dataset(source: Source, format: str, target: Path, overwrite: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Write every episode of a source in a format, in one stream: a process holds one episode at a time.
 
     Args:
@@ -23,6 +25,7 @@ def export_dataset(source: Source, format: str, target: Path, overwrite: bool = 
         format: one of ``EXPORTS``.
         target: file (``hdf5``, ``mcap`` with a name that ends in ``.mcap``) or folder to make. It appears whole or not at all.
         overwrite: replace an export that is there already.
+        progress: where to report; None: nowhere.
 
     Returns:
         ``target``, ``format``, ``episodes``, ``frames`` and ``missing_videos``, which the export names but does not hold.
@@ -35,5 +38,7 @@ def export_dataset(source: Source, format: str, target: Path, overwrite: bool = 
         raise UsageError(f"unknown format {format!r}; datasets are written as {', '.join(EXPORTS)}")
     # The libraries of one format are loaded only for it.
     module = importlib.import_module(f"trainables.datasets.exports.{format}")
-    write: Callable[[Source, Path, bool], dict[str, Any]] = getattr(module, f"export_{format}")
-    return write(source, Path(target).absolute(), overwrite)
+    write: Callable[[Source, Path, bool, Wrote], dict[str, Any]] = getattr(module, f"export_{format}")
+    total = sum(piece.frames for piece in source.pieces())
+    with (progress or Progress(mode="quiet")).task("export", float(total) or None, "frames") as task:
+        return write(source, Path(target).absolute(), overwrite, lambda frames: task.update(task.completed + frames))

@@ -7,7 +7,7 @@ from typing import Any
 
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from trainables.datasets.exports.episodes import checked_episodes, with_timestamp
+from trainables.datasets.exports.episodes import Wrote, checked_episodes, with_timestamp
 from trainables.datasets.exports.messages import GAP_NS, Clock, frame_messages
 from trainables.datasets.exports.target import publishing
 from trainables.datasets.sources.base import Source
@@ -18,7 +18,7 @@ from trainables.datasets.sources.manifest import EpisodeEntry, Manifest
 __all__ = ["export_rosbag2"]
 
 
-def export_rosbag2(source: Source, target: Path, overwrite: bool) -> dict[str, Any]:
+def export_rosbag2(source: Source, target: Path, overwrite: bool, wrote: Wrote) -> dict[str, Any]:
     """Write one bag. See ``registry.export_dataset``."""
     described = with_timestamp(source)
     carriers = carriers_of(described.features)
@@ -31,7 +31,7 @@ def export_rosbag2(source: Source, target: Path, overwrite: bool) -> dict[str, A
             connections = {
                 name: writer.add_connection(carrier.topic, carrier.type, typestore=typestore()) for name, carrier in carriers.items()
             }
-            for episode in checked_episodes(source, described):
+            for episode in checked_episodes(source, described, wrote):
                 times = clock.times_ns(episode)
                 for name, time_ns, raw in frame_messages(episode, carriers, times):
                     writer.write(connections[name], time_ns, raw)
