@@ -21,7 +21,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from cluster.config import write_text_atomic
 from tests.benchmarks.data import filtering, rate, size
 from tests.benchmarks.records import document, provenance, save_section
-from tests.benchmarks.scores import read
 
 FOLDER = Path(__file__).parent
 TITLES = {
@@ -35,7 +34,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=list(TITLES), help="one figure; default: all")
-    parser.add_argument("--folder", type=Path, default=Path("build/bench-data"), help="where datasets and runs go")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("build/bench-data"), help="where datasets and runs go; finished runs there are not repeated"
+    )
     parser.add_argument("--repetitions", type=int, default=6, help="of filtering: spoilt datasets and training seeds")
     parser.add_argument("--seconds", type=float, default=200.0, help="of filtering: recorded of each gait")
     parser.add_argument("--epochs", type=int, default=40, help="of filtering: of each training")
@@ -46,9 +47,7 @@ def main() -> None:
     for name in [given.only] if given.only else list(TITLES):
         section = provenance()
         if name == "filtering":
-            filtering.measure(FOLDER / "filtering.jsonl", folder, given.repetitions, given.seconds, given.epochs, _say)
-            runs = [run for run in read(FOLDER / "filtering.jsonl") if run["setting"] == {"seconds": given.seconds, "epochs": given.epochs}]
-            section["runs"] = [run for run in runs if run["repetition"] <= given.repetitions]
+            section["runs"] = filtering.measure(folder, given.repetitions, given.seconds, given.epochs, _say)
         elif name == "grading":
             section |= rate.measure(folder, given.gigabytes, _say)
         else:

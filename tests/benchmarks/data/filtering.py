@@ -3,7 +3,7 @@
 Repetition 0 was looked at while the grader was made, so repetitions count from 1. Each spoils 30 % of the same clean episodes anew
 (``pollution``), lets the grader choose without the labels (no defects: grade C or better, what ``gaitway dataset filter`` is told to
 do), trains one policy on each dataset with the repetition's seed, and plays each policy on the simulated robot from the same starts. The
-clean dataset is the ceiling. Every finished run is one line of ``filtering.jsonl``, so a killed benchmark goes on.
+clean dataset is the ceiling. Every finished run is one line of ``filtering.jsonl`` in the folder, so a killed benchmark goes on.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ EPISODES = 64
 GAITS = ("walk_forward", "walk_backward", "trot_forward", "stand", "sit")
 
 
-def measure(path: Path, folder: Path, repetitions: int, seconds: float, epochs: int, say: Callable[[str], None]) -> None:
-    """Do all runs that are missing.
+def measure(folder: Path, repetitions: int, seconds: float, epochs: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Do all runs that are missing, and return all.
 
     Args:
-        path: ``filtering.jsonl``.
-        folder: where datasets and runs go.
+        folder: where datasets, runs and ``filtering.jsonl`` go.
         repetitions: spoilt datasets, and training seeds.
         seconds: recorded of each gait, in episodes of 5 s.
         epochs: of each training.
@@ -50,11 +49,16 @@ def measure(path: Path, folder: Path, repetitions: int, seconds: float, epochs: 
     from cluster.runtime.session import ray_session
 
     settings = Settings.from_environment({"GAITWAY_HOME": str(folder / "home"), "GAITWAY_EXPERIMENTS_PATH": str(folder / "experiments")})
-    setting = {"seconds": seconds, "epochs": epochs}
-    done = {(run["repetition"], run["arm"]) for run in read(path) if run["setting"] == setting}
+    path, setting = folder / "filtering.jsonl", {"seconds": seconds, "epochs": epochs}
+
+    def finished() -> list[dict[str, Any]]:
+        return [run for run in read(path) if run["setting"] == setting and run["repetition"] <= repetitions]
+
+    done = {(run["repetition"], run["arm"]) for run in finished()}
     missing = [(repetition, arm) for repetition in range(1, repetitions + 1) for arm in ARMS if (repetition, arm) not in done]
     if not missing:
-        return
+        return finished()
+    folder.mkdir(parents=True, exist_ok=True)
     with ray_session(settings):
         clean = _collect(folder / "clean", settings, seconds)
         for repetition in sorted({repetition for repetition, _ in missing}):
@@ -65,6 +69,7 @@ def measure(path: Path, folder: Path, repetitions: int, seconds: float, epochs: 
                 scores = _train_and_play(arms[arm], folder / f"run-{repetition}-{arm.replace(' ', '-')}", repetition, epochs, settings)
                 append(path, {"setting": setting, "repetition": repetition, "arm": arm, **scores, **(facts if arm == "filtered" else {})})
                 say(f"repetition {repetition}  {arm:<14} return {scores['return']:8.2f}  validation loss {scores['validation_loss']:.4f}")
+    return finished()
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
