@@ -91,28 +91,24 @@ def prepare(config: Config, context: StageContext) -> dict[str, Any]:
 
 
 def _write(config: Config, sources: Sequence[Source], folder: Path, context: StageContext) -> dict[str, Any]:
-    is_small = sum(_bytes(source.path) for source in sources) <= INLINE_BYTES
-    with nullcontext() if is_small else ray_session(context.settings):  # one for grading and writing
-        return _written(config, sources, folder, context, is_small)
-
-
-def _written(config: Config, sources: Sequence[Source], folder: Path, context: StageContext, is_small: bool) -> dict[str, Any]:
     features = _features(sources[0], config)
     after = augmented_features(features, config.augmentation) if config.augmentation else features
-    kept, dropped = _filtered(config, sources, context)
-    steps = []
-    for number, source in enumerate(sources):
-        prefix = f"{number:03d}-" if len(sources) > 1 else ""
-        adapter = Adapter(str(source.path), source.fps, features, prefix, config.task, config.validation_fraction is None, kept[number])
-        steps.append(Steps(adapter, config.augmentation, source.fps, _robot(source, config)))
     spec = _spec(config, sources, after)
-    with context.progress.task("prepare", None, "episodes") as task:
-        if is_small:
-            episodes = (changed for source, step in zip(sources, steps, strict=True) for one in _read(source) for changed in step(one))
-            info = write_dataset(folder, episodes, spec, overwrite=True)
-        else:
-            info = _write_in_tasks(sources, steps, spec, folder, context.settings.shared_path / "staging", task.update)
-        task.update(info.num_episodes, frames=float(info.num_frames))
+    is_small = sum(_bytes(source.path) for source in sources) <= INLINE_BYTES
+    with nullcontext() if is_small else ray_session(context.settings):  # one for grading and writing
+        kept, dropped = _filtered(config, sources, context)
+        steps = []
+        for number, source in enumerate(sources):
+            prefix = f"{number:03d}-" if len(sources) > 1 else ""
+            adapter = Adapter(str(source.path), source.fps, features, prefix, config.task, config.validation_fraction is None, kept[number])
+            steps.append(Steps(adapter, config.augmentation, source.fps, _robot(source, config)))
+        with context.progress.task("prepare", None, "episodes") as task:
+            if is_small:
+                episodes = (changed for source, step in zip(sources, steps, strict=True) for one in _read(source) for changed in step(one))
+                info = write_dataset(folder, episodes, spec, overwrite=True)
+            else:
+                info = _write_in_tasks(sources, steps, spec, folder, context.settings.shared_path / "staging", task.update)
+            task.update(info.num_episodes, frames=float(info.num_frames))
     return {
         "dataset": str(folder),
         "digest": info.digest,
