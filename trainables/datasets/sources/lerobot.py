@@ -22,8 +22,6 @@ __all__ = ["LeRobotSource", "episode_pieces", "open_lerobot"]
 
 PIECE_BYTES = 32 * 2**20
 """About how much of a file one task reads, encoded: enough to be worth a task, little enough to give every core some."""
-READ_BYTES = 4 * 2**20
-"""Row groups are read together until they have so many bytes: writers make one an episode, and each read costs half a millisecond."""
 INDEX_NAMES = frozenset(feature.name for feature in INDEX_FEATURES) - {"timestamp"}
 
 
@@ -52,9 +50,12 @@ class LeRobotSource(Source):
         names = [*(feature.name for feature in stored), "episode_index", "frame_index"]
         parts: dict[int, list[pa.Table]] = {}
         for table in _tables(piece.file, names, min(wanted), max(wanted)):
-            for index, rows in _by_episode(table):
+            numbers = table["episode_index"].to_numpy()
+            for index in np.unique(numbers).tolist():
                 if index not in wanted:
                     continue
+                # A copy: a slice would keep the whole row group alive until the episode's last frame is there.
+                rows = table.filter(pa.array(numbers == index)) if len(table) > np.count_nonzero(numbers == index) else table
                 parts.setdefault(index, []).append(rows)
                 if sum(map(len, parts[index])) >= wanted[index].length:
                     yield self._episode(wanted.pop(index), pa.concat_tables(parts.pop(index)), stored, piece.file)
@@ -122,28 +123,7 @@ def episode_pieces(episodes: Sequence[EpisodeInfo]) -> list[Piece]:
 
 
 def _tables(file: Path, names: list[str], first: int, last: int) -> Iterator[pa.Table]:
-    """The row groups of a file that may hold some of the episodes ``first`` to ``last``, small ones several at a time."""
+    """The row groups of a file that may hold some of the episodes ``first`` to ``last``."""
     with open_parquet(file, names) as parquet:
-        groups: list[int] = []
-        size = 0
         for number in groups_with(parquet, first, last):
-            groups.append(number)
-            size += parquet.metadata.row_group(number).total_byte_size
-            if size >= READ_BYTES:
-                yield parquet.read_row_groups(groups, columns=names, use_threads=False).replace_schema_metadata(None)
-                groups, size = [], 0
-        if groups:
-            yield parquet.read_row_groups(groups, columns=names, use_threads=False).replace_schema_metadata(None)
-
-
-def _by_episode(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """The frames of each episode in a table, by the episode's number."""
-    numbers = table["episode_index"].to_numpy()
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1]) if len(numbers) else np.zeros(0, np.int64)
-    present = np.unique(numbers)
-    if len(starts) == len(present):  # each in one run, as writers leave them
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(numbers)], strict=True):
-            yield int(numbers[start]), table.slice(start, stop - start)
-        return
-    for index in present.tolist():
-        yield index, table.filter(pa.array(numbers == index))
+            yield parquet.read_row_group(number, columns=names, use_threads=False).replace_schema_metadata(None)
