@@ -11,7 +11,6 @@ import typer
 from cluster.cli.dataset_grade import grade
 from cluster.cli.dataset_prepare import augment, filter_, import_
 from cluster.cli.output import JsonOption, SetOption, print_json, print_table, say
-from cluster.progress import Progress
 from cluster.settings import Settings
 
 __all__ = ["app"]
@@ -96,6 +95,8 @@ def export(
     json_: JsonOption = False,
 ) -> None:
     """Write a dataset in another format; `dataset import` reads it back with the same digest."""
+    from cluster.progress import Progress
+
     settings = Settings.from_environment()
     path = importlib.import_module(CATALOGUE).find_dataset(settings, dataset)
     exports: Any = importlib.import_module("trainables.datasets.exports.registry")

@@ -56,10 +56,9 @@ def with_videos(episode: str, videos: Mapping[str, VideoClip]) -> str:
 
 
 def _content(file: Path) -> str:
-    try:
-        status = file.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.is_file():
         return "missing"
+    status = file.stat()
     return _content_of(file, status.st_size, status.st_mtime_ns)
 
 

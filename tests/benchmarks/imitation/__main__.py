@@ -35,7 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=list(TITLES), help="one figure; default: all")
     parser.add_argument(
-        "--folder", type=Path, default=Path("build/bench-imitation"), help="where datasets and runs go; runs there are kept"
+        "--folder",
+        type=Path,
+        default=Path("build/bench-imitation"),
+        help="where datasets and runs go; gaits learned there are not learned again",
     )
     parser.add_argument("--recording", type=Path, help="of arm: LeRobot v3.0 folder of a real arm")
     parser.add_argument("--frames", type=int, default=1_000_000, help="of reading: size of the synthetic dataset")
