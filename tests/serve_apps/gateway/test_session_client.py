@@ -88,6 +88,25 @@ async def network(url: str) -> AsyncIterator[Network]:
     await network.stop()
 
 
+class Turns:
+    """The longest time between two turns of the event loop, which server, relay and robot share here: no deadline is kept within it."""
+
+    longest_s = 0.0
+
+    async def __aenter__(self) -> Turns:
+        self._watching = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._watching.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            turned_s = time.monotonic()
+            await asyncio.sleep(0.005)
+            self.longest_s = max(self.longest_s, time.monotonic() - turned_s)
+
+
 def token(site: Any, role: str = "robot") -> str:
     return str(site.header(role)["Authorization"].removeprefix("Bearer "))
 
@@ -167,8 +186,9 @@ async def test_past_the_deadline_the_fallback_acts_and_the_late_reply_is_dropped
         network.hold()
         for _ in range(3):
             started_s = time.monotonic()
-            held = await session.act(FLAT * 2)
-            assert time.monotonic() - started_s < 0.15
+            async with Turns() as turns:
+                held = await session.act(FLAT * 2)
+            assert time.monotonic() - started_s < 0.15 + turns.longest_s
             assert held.is_fallback
             np.testing.assert_array_equal(held.vector, first.vector)
         network.release()
@@ -196,14 +216,14 @@ async def test_while_it_reconnects_the_robot_gets_its_fallback_in_time(site: Any
         await session.act(FLAT)
         network.refuse = True
         network.cut()
-        slowest_s, actions = 0.0, []
+        actions = []
         for step in range(40):
             started_s = time.monotonic()
-            actions.append(await session.act(FLAT * step))
-            slowest_s = max(slowest_s, time.monotonic() - started_s)
+            async with Turns() as turns:
+                actions.append(await session.act(FLAT * step))
+            assert time.monotonic() - started_s < 0.15 + turns.longest_s
             network.refuse = step < 15
             await asyncio.sleep(0.01)
-        assert slowest_s < 0.15
         assert actions[5].is_fallback
         assert not actions[-1].is_fallback
         assert session.reconnects == 1
