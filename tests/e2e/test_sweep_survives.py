@@ -21,8 +21,8 @@ from cluster.settings import Settings
 from cluster.storage import join_url, open_storage
 from trainables.sweeps.place import EXPERIMENT
 from trainables.sweeps.records import REPORTS_FILE, load_sweep, read_lines
+from trainables.sweeps.reports import PROGRESS
 from trainables.sweeps.snapshots import mend
-from trainables.sweeps.trial import PROGRESS
 
 BUDGET = 24
 STEP_S = 0.4
