@@ -8,6 +8,7 @@ import numpy as np
 
 from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.model import Finding
+from trainables.datasets.quality.runs import mean_square
 from trainables.datasets.quality.signals import Signals
 
 __all__ = ["Following", "follow", "start_jump"]
@@ -53,23 +54,29 @@ def follow(
     most = min(round(config.lag_most_s * rate_hz), len(state) // 3)
     if not count or most < 1:
         return nothing
-    left, right = (np.array(places) for places in zip(*signals.pairs, strict=True))
-    whole = ((periods[1:] == 1) & (periods[:-1] == 1))[:, None]
-    moved = (state[2:] - state[:-2])[:, left] * whole, (action[2:] - action[:-2])[:, right] * whole
-    size = [np.sqrt(np.square(item).mean(axis=0)) for item in moved]
-    moving = np.flatnonzero((size[0] > LEAST_STEP) & (size[1] > LEAST_STEP))
-    if not len(moving):
+    left, right = (list(places) for places in zip(*signals.pairs, strict=True))
+    moved = [state[2:] - state[:-2], action[2:] - action[:-2]]
+    if periods.max() > 1:
+        whole = ((periods[1:] == 1) & (periods[:-1] == 1))[:, None]
+        moved = [item * whole for item in moved]
+    size = [np.sqrt(mean_square(item)) for item in moved]
+    pairs = ((size[0][left] > LEAST_STEP) & (size[1][right] > LEAST_STEP)).nonzero()[0]
+    if not len(pairs):
         return nothing
-    # Single precision is plenty for a correlation, and its transforms are faster.
-    measured, wanted = ((item / np.maximum(norm, 1e-12))[:, moving].astype(np.float32) for item, norm in zip(moved, size, strict=True))
-    lag, correlation = _best_lag(measured, wanted, most)
-    lag_used = 0 if correlation < config.lag_correlation else lag
-    first, second = (measured[lag_used:], wanted[: len(wanted) - lag_used]) if lag_used >= 0 else (measured[:lag_used], wanted[-lag_used:])
-    norms = np.sqrt(np.outer(np.square(first).sum(axis=0), np.square(second).sum(axis=0)))
-    matrix = first.T @ second / np.maximum(norms, 1e-12)
+    measured, wanted = (
+        _rows(item, norm, [places[pair] for pair in pairs], most)
+        for item, norm, places in zip(moved, size, (left, right), strict=True)
+    )
+    frames = len(state) - 2
+    lag, correlation = _best_lag(measured, wanted, frames, most)
+    shift = lag if correlation >= config.lag_correlation else 0
+    late = measured[:, most + max(shift, 0) : most + frames + min(shift, 0)]
+    soon = wanted[:, most + max(-shift, 0) : most + frames + min(-shift, 0)]
+    norms = np.sqrt(np.outer(mean_square(late.T), mean_square(soon.T))) * late.shape[1]
+    matrix = late @ soon.T / np.maximum(norms, 1e-12)
     own = np.full(count, np.nan)
-    own[moving] = np.diag(matrix)
-    findings = _channels(matrix, [signals.pairs[place][1] for place in moving], signals, config)
+    own[pairs] = matrix.diagonal()
+    findings = _channels(matrix, [right[pair] for pair in pairs], signals, config)
     believed = correlation >= config.lag_correlation
     return Following(float(lag) if believed else float("nan"), correlation, own, findings)
 
@@ -81,9 +88,11 @@ def start_jump(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz:
     """
     window = min(len(state), max(2, round(START_S * rate_hz)))
     travels: dict[str, float] = {}
+    travelled = np.abs(state[window - 1] - state[0])
+    if travelled.max() <= config.start_range:
+        return []
     for left, right in signals.pairs:
-        own, command = state[:window, left], action[:window, right]
-        travel = float(abs(own[-1] - own[0]))
+        own, command, travel = state[:window, left], action[:window, right], float(travelled[left])
         if travel > config.start_range and np.ptp(command) < 0.2 * travel and abs(own[-1] - command[-1]) < 0.5 * abs(own[0] - command[0]):
             travels[signals.state.names[left] if signals.state else ""] = travel
     if not travels:
@@ -95,16 +104,27 @@ def start_jump(state: np.ndarray, action: np.ndarray, signals: Signals, rate_hz:
     return [Finding(check="start", severity="risk", text=text, component=name, start_s=0.0, end_s=window / rate_hz)]
 
 
-def _best_lag(measured: np.ndarray, wanted: np.ndarray, most: int) -> tuple[int, float]:
-    """Shapes (n, k). The lag and the mean correlation there."""
-    length = 1 << int(np.ceil(np.log2(len(measured) + most + 1)))
-    spectrum = np.fft.rfft(measured, length, axis=0) * np.conj(np.fft.rfft(wanted, length, axis=0))
-    raw = np.fft.irfft(spectrum.sum(axis=1), length) / measured.size
+def _rows(moved: np.ndarray, size: np.ndarray, places: list[int], most: int) -> np.ndarray:
+    """Some components in rows, of root mean square 1, ``most`` zeros at both ends. (n, k) -> (places, n + 2 · most), float32.
+
+    Single precision is plenty for a correlation.
+    """
+    rows = np.zeros((len(places), len(moved) + 2 * most), np.float32)
+    np.divide(moved.T[places], size[places, None], out=rows[:, most : most + len(moved)], casting="same_kind")
+    return rows
+
+
+def _best_lag(measured: np.ndarray, wanted: np.ndarray, frames: int, most: int) -> tuple[int, float]:
+    """Rows as ``_rows`` gives them, of ``frames``. The lag and the mean correlation there."""
+    # Between two rows lie enough zeros that all of them together, one after the other, are correlated in one go.
+    raw = np.correlate(measured.reshape(-1), wanted.reshape(-1)[most:-most], mode="valid")
     lags = np.arange(-most, most + 1)
-    values = raw[lags] * len(measured) / (len(measured) - np.abs(lags))  # fewer frames overlap at a longer lag
-    peak = np.concatenate([[True], values[1:] >= values[:-1]]) & np.concatenate([values[:-1] >= values[1:], [True]])
-    near = np.flatnonzero(peak & (values >= NEAR_BEST * values.max()))
-    chosen = near[np.argmin(np.abs(lags[near]))] if len(near) else int(np.argmax(values))
+    values = raw.astype(np.float64) / (len(measured) * (frames - np.abs(lags)))  # fewer frames overlap at a longer lag
+    peak = np.ones(len(values), bool)
+    peak[1:] &= values[1:] >= values[:-1]
+    peak[:-1] &= values[:-1] >= values[1:]
+    near = (peak & (values >= NEAR_BEST * values.max())).nonzero()[0]
+    chosen = near[np.abs(lags[near]).argmin()] if len(near) else values.argmax()
     return int(lags[chosen]), float(values[chosen])
 
 
@@ -113,7 +133,9 @@ def _channels(matrix: np.ndarray, actions: list[int], signals: Signals, config: 
     assert signals.action is not None
     names = [signals.action.names[place] for place in actions]
     labels = [signals.action.labels[place] for place in actions]
-    own = np.diag(matrix)
+    own = matrix.diagonal()
+    if (own >= config.channel_own).all():
+        return ()
     other = matrix - np.diag(np.full(len(own), np.inf))
     findings, exchanged = [], set()
     for joint in range(len(own)):

@@ -6,12 +6,13 @@ import numpy as np
 
 from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.model import Finding
-from trainables.datasets.quality.runs import Runs
+from trainables.datasets.quality.runs import Runs, mean_square
 from trainables.datasets.quality.signals import Channel
 
 __all__ = ["chatter", "spikes"]
 
 MOSTLY_STILL = 0.9
+QUARTERS = np.array([[0.25], [0.5], [0.75]])
 NEIGHBOURS = 4
 """Steps on each side to which a step is compared."""
 
@@ -44,22 +45,22 @@ def spikes(
     Returns:
         Steps that count, and a defect for each component.
     """
-    signed = np.diff(values, axis=0)
-    step = np.abs(signed) / (periods[:, None] + runs.before)
+    signed = values[1:] - values[:-1]
+    step = np.abs(signed)
+    if runs.before is not None or periods.max() > 1:
+        step /= periods[:, None] + (0 if runs.before is None else runs.before)
     ordered = np.sort(step, axis=0)
-    zeros = (ordered == 0).sum(axis=0)
-    quartile, median, upper = (
-        np.take_along_axis(ordered, np.minimum(len(step) - 1, zeros + ((len(step) - zeros) * share).astype(int))[None], axis=0)[0]
-        for share in (0.25, 0.5, 0.75)
-    )
+    zeros = np.zeros(step.shape[1], int) if ordered[0].all() else (ordered == 0).sum(axis=0)
+    places = np.minimum(len(step) - 1, zeros + ((len(step) - zeros) * QUARTERS).astype(int))
     # Where a component hardly ever moves, its few steps are no measure of what is usual.
-    median, upper, quartile = (np.where(zeros < MOSTLY_STILL * len(step), value, 0.0) for value in (median, upper, quartile))
+    usual = zeros < MOSTLY_STILL * len(step)
+    quartile, median, upper = np.where(usual, ordered[places, np.arange(step.shape[1])], 0.0)
     threshold = np.maximum(config.spike_range_share * scale, config.spike_median_ratio * median)
     # 1.4826 · MAD is the interquartile range / 1.349 for the normal distribution, and the quartiles are here already.
     threshold = np.maximum(threshold, median + config.spike_robust_z * (upper - quartile) / 1.349)
-    frames, components = np.nonzero(step > threshold)
-    if not len(frames):
+    if not (ordered[-1] > threshold).any():
         return 0.0, []
+    frames, components = np.nonzero(step > threshold)
     offsets = np.concatenate([np.arange(-NEIGHBOURS, 0), np.arange(1, NEIGHBOURS + 1)])
     padded = np.concatenate([np.zeros((NEIGHBOURS, step.shape[1])), step, np.zeros((NEIGHBOURS, step.shape[1]))])
     around = np.sort(padded[frames[:, None] + NEIGHBOURS + offsets, components[:, None]], axis=1)[:, -3]
@@ -86,11 +87,13 @@ def chatter(values: np.ndarray, channel: Channel, scale: np.ndarray, config: Qua
     White noise turns back in two frames of three, alternation in all. The energy share is the mean squared second difference / 6 over
     the variance: 1 for white noise, near 0 for what a hand does. Arguments as above.
     """
-    step = np.diff(values, axis=0) / scale
-    least = np.minimum(np.abs(step[1:]), np.abs(step[:-1]))
-    turns = ((step[1:] * step[:-1] < 0) & (least > config.chatter_range_share)).mean(axis=0)
-    second = np.square(np.diff(step, axis=0)).mean(axis=0) / 6.0
-    variance = np.square(values / scale - (values / scale).mean(axis=0)).mean(axis=0)
+    step = (values[1:] - values[:-1]) / scale
+    large = np.abs(step) > config.chatter_range_share
+    turns = np.zeros(step.shape[1])
+    if large.any():
+        turns = (large[1:] & large[:-1] & (step[1:] * step[:-1] < 0)).mean(axis=0)
+    second = mean_square(step[1:] - step[:-1]) / 6.0
+    variance = mean_square(values - values.sum(axis=0) / len(values)) / scale**2
     energy = np.where(variance > config.chatter_range_share**2, second / np.maximum(variance, 1e-12), 0.0)
     findings = []
     for component in np.flatnonzero(turns >= config.reversal_risk_share):

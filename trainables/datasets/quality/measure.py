@@ -12,12 +12,12 @@ from trainables.datasets.quality.following import follow, start_jump
 from trainables.datasets.quality.jumps import chatter, spikes
 from trainables.datasets.quality.limits import Limits
 from trainables.datasets.quality.model import Finding
-from trainables.datasets.quality.motion import final_stability, idle, log_dimensionless_jerk, path_efficiency, sigma_frames
-from trainables.datasets.quality.runs import Runs, filled, find_runs, smoothed
+from trainables.datasets.quality.motion import final_stability, idle, log_dimensionless_jerk, path_efficiency, smooth_path
+from trainables.datasets.quality.runs import Runs, filled, find_runs, median
 from trainables.datasets.quality.scales import Scales
 from trainables.datasets.quality.signals import Channel, Signals
 from trainables.datasets.quality.sketch import content_digest, min_hash, sampled
-from trainables.datasets.quality.stillness import Partner, at_limits, clipped_share, held_frames, still_while_partner_moves
+from trainables.datasets.quality.stillness import Partners, at_limits, clipped_share, held_frames, still_while_partner_moves
 from trainables.datasets.quality.timing import Timing, measure_timing
 
 __all__ = ["EpisodeRow", "Ruler"]
@@ -104,9 +104,9 @@ class Ruler:
         idle_mask, figures, findings = idle(moved, fps, config)
         row.measures |= figures
         row.findings += findings
-        smooth, kernel = smoothed(in_ranges, sigma_frames(fps))
-        row.measures["smoothness_ldlj"] = log_dimensionless_jerk(in_ranges, fps, smooth, kernel)
-        row.measures["path_efficiency"] = path_efficiency(smooth, fps)
+        path = smooth_path(in_ranges, fps)
+        row.measures["smoothness_ldlj"] = log_dimensionless_jerk(in_ranges, path)
+        row.measures["path_efficiency"] = path_efficiency(path)
         row.measures["final_stability"] = final_stability(in_ranges, fps)
         count = 0.0
         for channel, scale, limits in self._channels():
@@ -157,24 +157,24 @@ class Ruler:
             vectors["sensor_changes"] = sensor_runs.changes
             vectors |= {"sensor_still_s": sensor_runs.longest / fps, "sensor_still_at_s": sensor_runs.first / fps}
         if action is not None and signals.action and scales.action is not None:
-            commands = runs["action"]
-            if idle_mask.any():
+            commands, is_idle = runs["action"], bool(idle_mask.any())
+            if is_idle and commands.before is not None:
                 # While all commands rest none of them is stuck: NaN, which equals nothing, ends a run.
                 commands = find_runs(np.where(idle_mask[:, None], np.nan, action))
             vectors |= {"command_still_s": commands.longest / fps, "command_still_at_s": commands.first / fps}
-            vectors["command_clipped"] = clipped_share(action[~idle_mask], scales.action)
-            vectors["command_span"] = np.ptp(action, axis=0) / scales.action
+            vectors["command_clipped"] = clipped_share(action[~idle_mask] if is_idle else action, scales.action)
+            vectors["command_span"] = (action.max(axis=0) - action.min(axis=0)) / scales.action
             if state is not None and signals.state and left:
-                partners = {one: Partner(action[:, other], scales.action[other]) for one, other in signals.pairs}
-                row.findings += still_while_partner_moves(state, signals.state, runs[signals.state.column], partners, fps, config)
-                partners = {other: Partner(state[:, one], scales.position[one]) for one, other in signals.pairs}
-                row.findings += still_while_partner_moves(action, signals.action, commands, partners, fps, config)
+                beside = Partners(action, scales.action, dict(signals.pairs))
+                row.findings += still_while_partner_moves(state, signals.state, runs[signals.state.column], beside, fps, config)
+                beside = Partners(state, scales.position, {other: one for one, other in signals.pairs})
+                row.findings += still_while_partner_moves(action, signals.action, commands, beside, fps, config)
                 following = follow(in_ranges, moved, periods, signals, fps, config)
                 row.findings += [*following.findings, *start_jump(in_ranges, moved, signals, fps, config)]
                 row.measures |= {"lag_frames": following.lag_frames, "lag_ms": following.lag_frames * 1000 / fps}
                 row.measures["lag_correlation"] = following.correlation
                 vectors["own"] = following.own
-                vectors["offset"] = np.median(state[:, left] - action[:, right], axis=0) / scales.position[left]
+                vectors["offset"] = median(state[:, left] - action[:, right]) / scales.position[left]
         row.vectors = {name: np.asarray(vector, np.float32) for name, vector in vectors.items()}
 
     def _channels(self) -> list[tuple[Channel, np.ndarray, Limits | None]]:

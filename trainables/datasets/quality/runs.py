@@ -1,18 +1,25 @@
-"""Runs: how long something stays the same, vectorised over components."""
+"""Runs: how long something stays the same, vectorised over components.
+
+An episode is some hundred frames of some components, so that a call of NumPy costs as much as its arithmetic: here and in the checks
+differences are slices, what need not be computed is not, and ``values`` best have contiguous components (Fortran order).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["Runs", "filled", "find_runs", "noise", "smoothed", "true_runs"]
+__all__ = ["Runs", "filled", "find_runs", "gaussian", "mean_square", "median", "noise", "smoothed", "true_runs"]
 
 
 def true_runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First and past-the-last index of each run of true. Shape (n,) -> two of shape (runs,)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
+    framed = np.zeros(len(mask) + 2, bool)
+    framed[1:-1] = mask
+    edges = (framed[1:] != framed[:-1]).nonzero()[0]
     return edges[::2], edges[1::2]
 
 
@@ -24,8 +31,8 @@ class Runs:
     """Frames that repeat the one before, in the longest run. Shape (components,)."""
     first: np.ndarray
     """Its first frame. Shape (components,)."""
-    before: np.ndarray
-    """Of every step, how many repeats precede it. Shape (frames - 1, components)."""
+    before: np.ndarray | None
+    """Of every step, how many repeats precede it. Shape (frames - 1, components); None: nothing ever repeats."""
     changes: np.ndarray
     """Share of the steps that are none. Shape (components,)."""
     whole: np.ndarray
@@ -33,36 +40,57 @@ class Runs:
 
     def of(self, places: Sequence[int]) -> Runs:
         """Of some of the components; ``whole`` stays that of all."""
-        chosen = list(places)
-        return Runs(self.longest[chosen], self.first[chosen], self.before[:, chosen], self.changes[chosen], self.whole)
+        if list(places) == list(range(len(self.longest))):
+            return self
+        chosen = np.asarray(places)
+        changes = self.changes[chosen]
+        before = None if self.before is None or changes.min() == 1.0 else self.before[:, chosen]
+        return Runs(self.longest[chosen], self.first[chosen], before, changes, self.whole)
 
 
 def find_runs(values: np.ndarray) -> Runs:
     """Look at every component. Shape (frames, components); NaN equals nothing."""
     same = values[1:] == values[:-1]
-    count = same.sum(axis=0)
-    longest, first = np.zeros(values.shape[1], np.int32), np.zeros(values.shape[1], np.int32)
+    components = values.shape[1]
+    longest, first, changes = np.zeros(components, np.int32), np.zeros(components, np.int32), np.ones(components)
+    some = same.any(axis=0).nonzero()[0]  # a component with noise never repeats
+    if not len(some):
+        return Runs(longest, first, None, changes, np.zeros(len(same), bool))
+    repeated = same[:, some]
+    changes[some] -= repeated.sum(axis=0) / len(same)
+    place = np.arange(len(same), dtype=np.int32)[:, None]
+    repeats = place - np.maximum.accumulate(np.where(repeated, np.int32(-1), place), axis=0)
+    end = repeats.argmax(axis=0)
+    longest[some] = repeats[end, np.arange(len(some))]
+    first[some] = end + 1 - longest[some]
     before = np.zeros(same.shape, np.int32)
-    some = np.flatnonzero(count)  # a component with noise never repeats
-    if len(some):
-        repeated = same[:, some]
-        place = np.arange(len(same), dtype=np.int32)[:, None]
-        repeats = place - np.maximum.accumulate(np.where(repeated, np.int32(-1), place), axis=0)
-        end = repeats.argmax(axis=0)
-        longest[some] = np.take_along_axis(repeats, end[None], axis=0)[0]
-        first[some] = end + 1 - longest[some]
-        before[1:, some] = repeats[:-1]
-    whole = same.all(axis=1) if len(some) == values.shape[1] else np.zeros(len(same), bool)
-    return Runs(longest, first, before, 1.0 - count / max(1, len(same)), whole)
+    before[1:, some] = repeats[:-1]
+    whole = same.all(axis=1) if len(some) == components else np.zeros(len(same), bool)
+    return Runs(longest, first, before, changes, whole)
 
 
-def smoothed(values: np.ndarray, sigma_frames: float) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussian low-pass along time, edges held; also the kernel. Shape (frames, components)."""
+@lru_cache
+def gaussian(sigma_frames: float) -> np.ndarray:
+    """Kernel of a Gaussian low-pass, its sum 1. Shape (odd,)."""
     reach = max(1, int(np.ceil(3 * sigma_frames)))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma_frames, 1e-6)) ** 2)
     kernel /= kernel.sum()
-    padded = np.concatenate([np.repeat(values[:1], reach, axis=0), values, np.repeat(values[-1:], reach, axis=0)])
-    return sum(weight * padded[shift : shift + len(values)] for shift, weight in enumerate(kernel)), kernel
+    kernel.setflags(write=False)
+    return kernel
+
+
+def smoothed(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Low-pass along time with a symmetric kernel of odd length, edges held. Shape (frames, components)."""
+    frames, components = values.shape
+    reach = len(kernel) // 2
+    # One component after the other, each with its edges: one convolution does all of them.
+    padded = np.empty((components, frames + 2 * reach))
+    padded[:, reach : reach + frames] = values.T
+    padded[:, :reach] = values[0][:, None]
+    padded[:, reach + frames :] = values[-1][:, None]
+    result = np.empty_like(padded)
+    result.reshape(-1)[: padded.size - 2 * reach] = np.convolve(padded.reshape(-1), kernel, mode="valid")
+    return result[:, :frames].T
 
 
 def noise(values: np.ndarray) -> np.ndarray:
@@ -73,9 +101,29 @@ def noise(values: np.ndarray) -> np.ndarray:
     """
     if len(values) < 5:
         return np.zeros(values.shape[1])
-    fourth = np.abs(np.diff(values, n=4, axis=0))
+    fourth = values
+    for _ in range(4):
+        fourth = fourth[1:] - fourth[:-1]
+    np.abs(fourth, out=fourth)
     middle = len(fourth) // 2
-    return 1.4826 * np.partition(fourth, middle, axis=0)[middle] / np.sqrt(70.0)
+    fourth.partition(middle, axis=0)
+    return 1.4826 * fourth[middle] / np.sqrt(70.0)
+
+
+def mean_square(values: np.ndarray) -> np.ndarray:
+    """Of each component. Shape (frames, n) -> (n,)."""
+    result: np.ndarray = np.einsum("ij,ij->j", values, values)
+    return result / max(1, len(values))
+
+
+def median(values: np.ndarray) -> np.ndarray:
+    """Along time, as ``np.median`` without its care for NaN. Shape (frames, ...) -> (...)."""
+    middle = len(values) // 2
+    if len(values) % 2:
+        result: np.ndarray = np.partition(values, middle, axis=0)[middle]
+        return result
+    ordered = np.partition(values, (middle - 1, middle), axis=0)
+    return (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def filled(values: np.ndarray) -> np.ndarray:

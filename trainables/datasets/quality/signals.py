@@ -44,8 +44,8 @@ class Channel:
         return self.names
 
     def of(self, episode: Episode) -> np.ndarray:
-        """Its values. Shape (frames, components), float64."""
-        return self.raw(episode).astype(np.float64)
+        """Its values. Shape (frames, components), float64; a component is contiguous, as almost everything looks along time."""
+        return self.raw(episode).astype(np.float64, order="F")
 
     def raw(self, episode: Episode) -> np.ndarray:
         """The same in the element type that they are stored in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from trainables.datasets.quality.model import Finding
 from trainables.datasets.quality.runs import Runs, noise, true_runs
 from trainables.datasets.quality.signals import Channel
 
-__all__ = ["Partner", "at_limits", "clipped_share", "held_frames", "still_while_partner_moves"]
+__all__ = ["Partners", "at_limits", "clipped_share", "held_frames", "still_while_partner_moves"]
 
 SETTLING_S = 0.3
 """What a joint may still move after its command has come to rest."""
@@ -26,12 +27,15 @@ NOISE_SPREAD = 8.0
 
 
 @dataclass(frozen=True)
-class Partner:
-    """The other side of a component: its command, or its measured position."""
+class Partners:
+    """The other side of components: their commands, or their measured positions."""
 
     values: np.ndarray
-    """Shape (frames,)."""
-    scale: float
+    """Shape (frames, components of the other side)."""
+    scale: np.ndarray
+    """Ranges of them."""
+    places: Mapping[int, int]
+    """Component -> the one of the other side that belongs to it."""
 
 
 def held_frames(
@@ -69,7 +73,7 @@ def held_frames(
 
 
 def still_while_partner_moves(
-    values: np.ndarray, channel: Channel, runs: Runs, partners: dict[int, Partner], rate_hz: float, config: QualityConfig
+    values: np.ndarray, channel: Channel, runs: Runs, partners: Partners, rate_hz: float, config: QualityConfig
 ) -> list[Finding]:
     """Components that stay bit-identical while their partner moves: a frozen sensor, or a stuck command.
 
@@ -80,7 +84,7 @@ def still_while_partner_moves(
         values: shape (frames, components).
         channel: their names; ``action`` is looked at as commands.
         runs: of them.
-        partners: by component.
+        partners: their other side.
         rate_hz: frames a second.
         config: thresholds.
 
@@ -90,21 +94,22 @@ def still_while_partner_moves(
     longest, start = runs.longest, runs.first
     commands, findings = channel.column == "action", []
     for component in np.flatnonzero(longest >= config.still_s * rate_hz):
-        partner = partners.get(int(component))
-        if partner is None:
+        place = partners.places.get(int(component))
+        if place is None:
             continue
+        other, scale = partners.values[:, place], float(partners.scale[place])
         begin, end = int(start[component]), int(start[component] + longest[component]) + 1
         settled = begin + round(SETTLING_S * rate_hz) if commands else begin
-        own = partner.values[settled:end] / partner.scale
+        own = other[settled:end] / scale
         if len(own) < 3:
             continue
         # Where the partner itself stands still, bit by bit, it has no noise that could be measured.
-        changes = np.concatenate([[True], np.diff(partner.values) != 0])
-        travel = np.ptp(own) - NOISE_SPREAD * float(noise(partner.values[changes, None] / partner.scale)[0])
+        changes = np.concatenate([[True], np.diff(other) != 0])
+        travel = np.ptp(own) - NOISE_SPREAD * float(noise(other[changes, None] / scale)[0])
         if travel < config.still_partner_range:
             continue
         if not commands:
-            wakes = end < len(values) and abs(values[end, component] - values[end - 1, component]) > RESUMES_RANGE * partner.scale
+            wakes = end < len(values) and abs(values[end, component] - values[end - 1, component]) > RESUMES_RANGE * scale
             if not wakes and np.abs(np.diff(own)).sum() < 1.0:
                 continue
         name, label, held_s = channel.names[component], channel.labels[component], longest[component] / rate_hz
@@ -165,11 +170,14 @@ def clipped_share(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """
     if len(values) < 3:
         return np.zeros(values.shape[1])
-    edge = (values == values.min(axis=0)) | (values == values.max(axis=0))
-    three = np.zeros_like(edge)
+    low, high = values.min(axis=0), values.max(axis=0)
+    edge = (values == low) | (values == high)
     whole = edge[2:] & edge[1:-1] & edge[:-2]
+    if not whole.any():
+        return np.zeros(values.shape[1])
+    three = np.zeros_like(edge)
     three[2:] |= whole
     three[1:-1] |= whole
     three[:-2] |= whole
     share: np.ndarray = three.mean(axis=0)
-    return np.where((np.ptp(values, axis=0) > 0.1 * scale) & (share < MOST_CLIPPED), share, 0.0)
+    return np.where((high - low > 0.1 * scale) & (share < MOST_CLIPPED), share, 0.0)

@@ -6,6 +6,7 @@ import numpy as np
 
 from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.model import Finding
+from trainables.datasets.quality.runs import median
 
 __all__ = ["Timing", "measure_timing"]
 LEAST_DELAY = 0.7
@@ -52,42 +53,45 @@ def measure_timing(stamps: np.ndarray | None, frames: int, fps: int, config: Qua
     period = 1.0 / fps
     if not np.isfinite(stamps).all():
         return timing  # found as NaN
-    interval = np.diff(stamps)
-    back = np.flatnonzero(interval <= 0)
-    if len(back):
+    interval = stamps[1:] - stamps[:-1]
+    if interval.min() <= 0:
+        back = np.flatnonzero(interval <= 0)
         first = int(back[0])
         what = "stands still" if interval[first] == 0 else f"goes back by {-interval[first]:.3g} s"
         timing.add("time_order", True, f"time {what} at frame {first + 1}; {len(back)} such frames", first * period, (first + 1) * period)
         return timing
     timing.seconds = stamps - stamps[0]
-    rate_hz = 1.0 / float(np.median(interval))
+    rate_hz = 1.0 / float(median(interval))
     timing.measures["rate_hz"] = rate_hz
     if abs(rate_hz / fps - 1) > config.rate_tolerance:
         timing.add("frame_rate", True, f"its frames come at {rate_hz:.4g} Hz; the dataset says {fps} Hz")
         period = 1.0 / rate_hz
     # Stamps are often float32: what rounding does to an interval is no jitter.
     relative = interval / period
-    gaps = np.flatnonzero((relative > config.gap_periods) & (_delay(relative) > LEAST_DELAY))
-    dropped = np.rint(relative[gaps]).astype(int) - 1
-    timing.periods = np.ones(len(relative))
-    timing.periods[gaps] = 1.0 + dropped
-    share = float(dropped.sum() / (frames + dropped.sum()))
-    regular = np.delete(relative, gaps)
-    timing.measures |= {
-        "dropped_share": share,
-        "longest_gap_s": float(interval.max()),
-        "jitter_periods": float(regular.std()) if len(regular) else 0.0,
-    }
-    if len(gaps):
-        worst = int(gaps[np.argmax(interval[gaps])])
-        defect = share > config.dropped_defect_share or interval[worst] > config.gap_defect_s
-        text = f"{int(dropped.sum())} frames dropped ({share:.1%}), the longest gap is {interval[worst]:.3g} s"
-        timing.add("dropped_frames", defect, text, timing.seconds[worst], timing.seconds[worst + 1])
+    longest_s = float(interval.max())
+    timing.measures |= {"dropped_share": 0.0, "longest_gap_s": longest_s, "jitter_periods": float(relative.std())}
+    if longest_s > config.gap_periods * period:
+        _find_dropped(timing, interval, relative, config)
     if timing.measures["jitter_periods"] > config.jitter_risk:
         timing.add(
             "jitter", False, f"intervals scatter by {timing.measures['jitter_periods'] * period * 1e3:.3g} ms about {period * 1e3:.3g} ms"
         )
     return timing
+
+
+def _find_dropped(timing: Timing, interval: np.ndarray, relative: np.ndarray, config: QualityConfig) -> None:
+    """Intervals, in s and in periods, that hide frames: they are no jitter."""
+    gaps = np.flatnonzero((relative > config.gap_periods) & (_delay(relative) > LEAST_DELAY))
+    if not len(gaps):
+        return
+    dropped = np.rint(relative[gaps]).astype(int) - 1
+    timing.periods[gaps] = 1.0 + dropped
+    share, regular = float(dropped.sum() / (len(relative) + 1 + dropped.sum())), np.delete(relative, gaps)
+    timing.measures |= {"dropped_share": share, "jitter_periods": float(regular.std()) if len(regular) else 0.0}
+    worst = int(gaps[np.argmax(interval[gaps])])
+    defect = share > config.dropped_defect_share or interval[worst] > config.gap_defect_s
+    text = f"{int(dropped.sum())} frames dropped ({share:.1%}), the longest gap is {interval[worst]:.3g} s"
+    timing.add("dropped_frames", defect, text, timing.seconds[worst], timing.seconds[worst + 1])
 
 
 def _delay(relative: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ from cluster.lerobot.features import Feature
 from trainables.datasets.quality.config import QualityConfig
 from trainables.datasets.quality.limits import read_limits
 from trainables.datasets.quality.model import LETTERS, check_letter, dataset_letter, episode_letter, reaches
-from trainables.datasets.quality.motion import idle, path_efficiency, sigma_frames
+from trainables.datasets.quality.motion import idle, path_efficiency, smooth_path
 from trainables.datasets.quality.motion import log_dimensionless_jerk as ldlj_of
-from trainables.datasets.quality.runs import filled, find_runs, noise, smoothed, true_runs
+from trainables.datasets.quality.runs import filled, find_runs, gaussian, noise, smoothed, true_runs
 from trainables.datasets.quality.signals import find_signals
 from trainables.datasets.quality.sketch import content_digest, min_hash, near_copies
 from trainables.datasets.quality.stillness import clipped_share
@@ -26,7 +26,7 @@ CONFIG = QualityConfig()
 
 
 def log_dimensionless_jerk(position: np.ndarray, rate_hz: float) -> float:
-    return ldlj_of(position, rate_hz, *smoothed(position, sigma_frames(rate_hz)))
+    return ldlj_of(position, smooth_path(position, rate_hz))
 
 
 def minimum_jerk(frames: int, joints: int = 1) -> np.ndarray:
@@ -60,9 +60,9 @@ def test_smoothness_is_robust_to_sensor_noise_and_falls_with_tremor():
 
 def test_path_efficiency_is_one_on_a_line_and_falls_when_the_path_wanders():
     line = np.linspace(0, 1, 200)[:, None] * np.ones((1, 3))
-    assert path_efficiency(line, 50.0) == pytest.approx(1.0, abs=1e-6)
+    assert path_efficiency(smooth_path(line, 50.0)) == pytest.approx(1.0, abs=1e-6)
     circle = np.stack([np.cos(np.arange(200) / 8), np.sin(np.arange(200) / 8)], axis=1)
-    assert path_efficiency(circle, 50.0) < 0.2
+    assert path_efficiency(smooth_path(circle, 50.0)) < 0.2
 
 
 def test_idle_time_is_told_at_both_ends_in_spite_of_noise():
@@ -76,10 +76,21 @@ def test_idle_time_is_told_at_both_ends_in_spite_of_noise():
     assert [finding.severity for finding in findings] == ["risk", "risk"]
 
 
+@given(st.integers(1, 40), st.integers(1, 4), st.floats(0.1, 5.0))
+def test_low_pass_is_that_of_a_loop_with_its_edges_held(frames, components, sigma_frames):
+    values, kernel = np.random.default_rng(frames).normal(size=(frames, components)), gaussian(sigma_frames)
+    reach = len(kernel) // 2
+    places = [np.clip(np.arange(frame - reach, frame + reach + 1), 0, frames - 1) for frame in range(frames)]
+    expected = np.stack([kernel @ values[place] for place in places])
+    np.testing.assert_allclose(smoothed(values, kernel), expected, atol=1e-12)
+    np.testing.assert_allclose(smoothed(np.asfortranarray(values), kernel), expected, atol=1e-12)
+
+
 @given(st.lists(st.integers(0, 2), min_size=2, max_size=60))
 def test_longest_runs_are_those_of_a_loop(values):
     runs = find_runs(np.array(values, float)[:, None])
-    longest, start, before = runs.longest, runs.first, runs.before
+    longest, start = runs.longest, runs.first
+    before = np.zeros((len(values) - 1, 1)) if runs.before is None else runs.before
     best, count, at = 0, 0, 0
     for frame in range(1, len(values)):
         assert before[frame - 1, 0] == count
