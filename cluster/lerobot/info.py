@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,7 @@ def _tasks(path: Path) -> tuple[str, ...]:
     return tuple(str(found[index]) for index in sorted(found))
 
 
+@lru_cache(maxsize=4096)
 def file_inside(folder: Path, template: str, **places: Any) -> Path:
     """The file that a path template of the metadata names.
 

@@ -40,13 +40,13 @@ def open_parquet(file: Path, columns: Sequence[str] = (), where: str = "") -> It
 
 def groups_with(parquet: pq.ParquetFile, first: int, last: int) -> list[int]:
     """The row groups that may hold frames of the episodes ``first`` to ``last``, by their statistics where they have some."""
-    return [number for number in range(parquet.num_row_groups) if _may_hold(parquet.metadata.row_group(number), first, last)]
+    metadata = parquet.metadata
+    numbers = range(metadata.num_row_groups)
+    place = next((place for place in range(metadata.num_columns) if metadata.schema.column(place).path == "episode_index"), None)
+    if place is None:
+        return list(numbers)
+    return [number for number in numbers if _may_hold(metadata.row_group(number).column(place).statistics, first, last)]
 
 
-def _may_hold(group: pq.RowGroupMetaData, first: int, last: int) -> bool:
-    for place in range(group.num_columns):
-        column = group.column(place)
-        if column.path_in_schema == "episode_index":
-            statistics = column.statistics
-            return statistics is None or not statistics.has_min_max or (statistics.max >= first and statistics.min <= last)
-    return True
+def _may_hold(statistics: pq.Statistics | None, first: int, last: int) -> bool:
+    return statistics is None or not statistics.has_min_max or (statistics.max >= first and statistics.min <= last)

@@ -83,10 +83,11 @@ def _outliers(peers: Sequence[EpisodeRow], config: QualityConfig) -> None:
                 _add(row, check, "risk", f"{label} {value:.3g}, half of them have {_middle(known)}")
     idle = np.array([row.measures.get("idle_share", 0.0) for row in peers])
     steady = np.array([row.measures.get("final_stability", 1.0) for row in peers])
+    usually_idle, settled = float(np.median(idle)), bool(np.quantile(steady, 0.25) > config.settled_end)
     for row, share, end in zip(peers, idle, steady, strict=True):
-        if share >= config.idle_share and np.median(idle) < config.idle_share / 2:
-            _add(row, "idle", "risk", f"nothing moves in {share:.0%} of it; the median of its task is {np.median(idle):.0%}")
-        if end < config.moving_end and np.quantile(steady, 0.25) > config.settled_end:
+        if share >= config.idle_share and usually_idle < config.idle_share / 2:
+            _add(row, "idle", "risk", f"nothing moves in {share:.0%} of it; the median of its task is {usually_idle:.0%}")
+        if settled and end < config.moving_end:
             _add(row, "final_stability", "risk", f"is still moving at its end (stability {end:.2f}); its task's others have come to rest")
 
 

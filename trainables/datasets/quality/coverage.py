@@ -68,8 +68,7 @@ def cover(rows: Sequence[EpisodeRow], config: QualityConfig) -> Coverage:
         "coverage_states": float(np.exp(-(share * np.log(share)).sum())),
         "coverage_axes_variance": float(variance[:used].sum() / max(variance.sum(), 1e-12)),
     }
-    pairs = np.unique(np.stack([cell, episode], axis=1), axis=0)
-    visitors = np.bincount(pairs[:, 0], minlength=cells)
+    visitors = np.bincount(np.unique(cell * len(rows) + episode) // len(rows), minlength=cells)
     novel = np.bincount(episode, weights=visitors[cell] == 1, minlength=len(rows)) / np.maximum(
         np.bincount(episode, minlength=len(rows)), 1
     )

@@ -64,8 +64,7 @@ def follow(
     if not len(pairs):
         return nothing
     measured, wanted = (
-        _rows(item, norm, [places[pair] for pair in pairs], most)
-        for item, norm, places in zip(moved, size, (left, right), strict=True)
+        _rows(item, norm, [places[pair] for pair in pairs], most) for item, norm, places in zip(moved, size, (left, right), strict=True)
     )
     frames = len(state) - 2
     lag, correlation = _best_lag(measured, wanted, frames, most)
