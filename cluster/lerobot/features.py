@@ -137,16 +137,26 @@ def to_arrow(values: np.ndarray, feature: Feature) -> pa.Array:
 
 def to_numpy(column: pa.Array | pa.ChunkedArray, feature: Feature) -> np.ndarray:
     """The reverse. Shape (frames, *feature.shape), or (frames,) for a scalar; also from lists of variable length that happen to fit."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = column
+    if isinstance(column, pa.ChunkedArray):
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if feature.dtype == "image":
         return _images(array, feature)
     frames = len(array)
     while pa.types.is_nested(array.type):
-        array = array.flatten()
+        array = _elements(array)
     values: np.ndarray = array.to_numpy(zero_copy_only=False).astype(feature.dtype, copy=False)
     if values.size != frames * feature.size:
         raise DatasetError(f"column {feature.name!r}: {values.size} numbers in {frames} frames, {feature.size} a frame are wanted")
     return values if feature.shape == (1,) else values.reshape(frames, *feature.shape)
+
+
+def _elements(array: pa.Array) -> pa.Array:
+    """Of all lists, one after the other; ``flatten`` would copy those of a fixed length."""
+    if pa.types.is_fixed_size_list(array.type) and not array.null_count:
+        size = array.type.list_size
+        return array.values.slice(array.offset * size, len(array) * size)
+    return array.flatten()
 
 
 def _images(array: pa.Array, feature: Feature) -> np.ndarray:

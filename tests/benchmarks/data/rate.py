@@ -29,12 +29,13 @@ import json, sys, time
 from pathlib import Path
 from cluster.runtime.session import ray_session
 from cluster.settings import Settings
-from trainables.datasets.quality.grading import grade_source
+from trainables.datasets.quality.grading import INLINE_FRAMES, grade_source
 from trainables.datasets.sources.lerobot import open_lerobot
 settings, source = Settings.from_environment(), open_lerobot(Path(sys.argv[1]))
 with ray_session(settings):
-    few = open_lerobot(Path(sys.argv[1]), [0, *range(source.episodes[-1].index - 40, source.episodes[-1].index + 1)])
-    grade_source(few, settings=settings)
+    # Enough that Ray measures them, in as many files as there are workers to warm.
+    most, some = INLINE_FRAMES // source.episodes[0].length, [episode.index for episode in source.episodes]
+    grade_source(open_lerobot(Path(sys.argv[1]), sorted({*some[:most], *some[-most:]})), settings=settings)
     started_s = time.perf_counter()
     grade = grade_source(open_lerobot(Path(sys.argv[1])), settings=settings)
     print(json.dumps({"s": time.perf_counter() - started_s, "frames": grade.frames, "letters": grade.letters()}))

@@ -7,6 +7,7 @@ with the frames. A small source is read here and now: a few seconds of work need
 from __future__ import annotations
 
 import math
+import os
 import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +38,11 @@ __all__ = ["Graded", "grade_source", "grade_with_coverage"]
 
 STATES_KEPT = 2**18
 """States that all rows together keep for the coverage, about."""
-INLINE_FRAMES, INLINE_FRAMES_ALONE = 100_000, 1_000_000
-"""So many frames are measured in this process: a Ray that is up has work for its other cores only with more; one that must be started
-first takes as long as one core needs for a million (ten seconds, measured on two cores)."""
+INLINE_FRAMES = 100_000
+"""So many frames are measured in this process: a Ray that is up has work for its other cores only with more."""
+STARTING_FRAMES = 2_000_000
+"""What one core measures while a Ray that is not up, its workers and Ray Data start: 8 to 15 s, at 130,000 to 250,000 frames a second
+(two machines, 2 cores). Only what the other cores would save beyond that makes up for starting one."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,9 @@ def grade_with_coverage(
     rows: list[EpisodeRow] = []
     with progress.task("grade", float(sum(piece.frames for piece in pieces)) or None, "frames") as task:
         frames = 0
-        for row in _measured(narrow, pieces, ruler, settings):
-            rows.append(row)
-            frames += row.frames
+        for some in _measured(narrow, pieces, ruler, settings):
+            rows += some
+            frames += sum(row.frames for row in some)
             task.update(float(frames))
         rows.sort(key=lambda row: row.key)
         if not any(not row.problem for row in rows):
@@ -130,11 +133,10 @@ def grade_with_coverage(
     return Graded(grade, coverage, config)
 
 
-def _measured(source: Source, pieces: Sequence[Piece], ruler: Ruler, settings: Settings) -> Iterator[EpisodeRow]:
-    """Rows as they come, in no order."""
+def _measured(source: Source, pieces: Sequence[Piece], ruler: Ruler, settings: Settings) -> Iterator[list[EpisodeRow]]:
+    """Some rows at a time as they come, in no order."""
     if _is_small(pieces, settings):
-        for piece in pieces:
-            yield from measure_piece(source, piece, ruler)
+        yield from ([row] for piece in pieces for row in measure_piece(source, piece, ruler))
         return
     with ray_session(settings), own_errors():
 
@@ -145,15 +147,17 @@ def _measured(source: Source, pieces: Sequence[Piece], ruler: Ruler, settings: S
 
         measured = piece_rows(len(pieces)).map_batches(measure, batch_format="pyarrow", batch_size=1, num_cpus=1)
         for batch in measured.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for item in batch["row"].to_pylist():
-                yield pickle.loads(item)
+            yield [pickle.loads(item) for item in batch["row"].to_pylist()]
 
 
 def _is_small(pieces: Sequence[Piece], settings: Settings) -> bool:
     """Whether this process alone is done sooner. Where a source does not know its frames beforehand, one piece counts as small."""
     if len(pieces) > 1 and not all(piece.frames for piece in pieces):
         return False
-    return sum(piece.frames for piece in pieces) <= (INLINE_FRAMES if is_ray_up(settings) else INLINE_FRAMES_ALONE)
+    frames = sum(piece.frames for piece in pieces)
+    if frames <= INLINE_FRAMES or is_ray_up(settings):
+        return frames <= INLINE_FRAMES
+    return frames * (1 - 1 / (os.cpu_count() or 1)) <= STARTING_FRAMES
 
 
 def measure_piece(source: Source, piece: Piece, ruler: Ruler) -> Iterator[EpisodeRow]:

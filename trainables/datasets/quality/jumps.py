@@ -53,8 +53,7 @@ def spikes(
     zeros = np.zeros(step.shape[1], int) if ordered[0].all() else (ordered == 0).sum(axis=0)
     places = np.minimum(len(step) - 1, zeros + ((len(step) - zeros) * QUARTERS).astype(int))
     # Where a component hardly ever moves, its few steps are no measure of what is usual.
-    usual = zeros < MOSTLY_STILL * len(step)
-    quartile, median, upper = np.where(usual, ordered[places, np.arange(step.shape[1])], 0.0)
+    quartile, median, upper = np.where(zeros < MOSTLY_STILL * len(step), ordered[places, np.arange(step.shape[1])], 0.0)
     threshold = np.maximum(config.spike_range_share * scale, config.spike_median_ratio * median)
     # 1.4826 · MAD is the interquartile range / 1.349 for the normal distribution, and the quartiles are here already.
     threshold = np.maximum(threshold, median + config.spike_robust_z * (upper - quartile) / 1.349)
@@ -91,7 +90,7 @@ def chatter(values: np.ndarray, channel: Channel, scale: np.ndarray, config: Qua
     large = np.abs(step) > config.chatter_range_share
     turns = np.zeros(step.shape[1])
     if large.any():
-        turns = (large[1:] & large[:-1] & (step[1:] * step[:-1] < 0)).mean(axis=0)
+        turns = (large[1:] & large[:-1] & (step[1:] * step[:-1] < 0)).sum(axis=0) / (len(step) - 1)
     second = mean_square(step[1:] - step[:-1]) / 6.0
     variance = mean_square(values - values.sum(axis=0) / len(values)) / scale**2
     energy = np.where(variance > config.chatter_range_share**2, second / np.maximum(variance, 1e-12), 0.0)

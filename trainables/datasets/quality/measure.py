@@ -58,7 +58,7 @@ class Ruler:
     def measure(self, episode: Episode) -> EpisodeRow:
         """All of one episode."""
         row = EpisodeRow(episode.key, episode.task, episode.length, episode.length / self.fps)
-        self._check_numbers(episode, row)
+        is_finite = self._check_numbers(episode, row)
         channels = (self.signals.state, self.signals.action)
         row.digest = content_digest([episode.columns[channel.column] for channel in channels if channel])
         stamps = episode.columns["timestamp"] if self.signals.has_time and "timestamp" in episode.columns else None
@@ -69,7 +69,9 @@ class Ruler:
             text = f"has {episode.length} frames; {self.config.least_frames} are the least that can be judged"
             row.findings.append(Finding(check="too_short", severity="defect", text=text))
             return row
-        values = {channel.column: filled(channel.of(episode)) for channel in channels if channel}
+        values = {channel.column: channel.of(episode) for channel in channels if channel}
+        if not is_finite:
+            values = {name: filled(part) for name, part in values.items()}
         # The whole state is only held against itself, bit by bit: as it was stored, and NaN is no trouble.
         sensors = self.signals.sensors.raw(episode) if self.signals.sensors else None
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -77,11 +79,14 @@ class Ruler:
         row.measures = {name: float(value) for name, value in row.measures.items()}
         return row
 
-    def _check_numbers(self, episode: Episode, row: EpisodeRow) -> None:
+    def _check_numbers(self, episode: Episode, row: EpisodeRow) -> bool:
+        """Whether every number is finite; what is not is found."""
+        is_finite = True
         for name in self.signals.checked:
             values = episode.columns.get(name)
             if values is None or np.isfinite(values).all():
                 continue
+            is_finite = False
             bad = ~np.isfinite(np.asarray(values).reshape(len(values), -1))
             frame, place = (int(index) for index in np.argwhere(bad)[0])
             part = next((channel for channel in (self.signals.sensors, self.signals.action) if channel and channel.column == name), None)
@@ -91,6 +96,7 @@ class Ruler:
             row.findings.append(
                 Finding(check="not_finite", severity="defect", text=text, component=component, column=name, start_s=at_s, end_s=at_s)
             )
+        return is_finite
 
     def _measure(self, row: EpisodeRow, values: dict[str, np.ndarray], sensors: np.ndarray | None, timing: Timing) -> None:
         signals, scales, config, fps = self.signals, self.scales, self.config, float(self.fps)

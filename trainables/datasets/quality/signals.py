@@ -36,6 +36,10 @@ class Channel:
     units: tuple[str, ...]
 
     @cached_property
+    def _in_order(self) -> bool:
+        return self.indices == tuple(range(len(self.indices)))
+
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """Names for a text: without the field in front where all have the same."""
         fields = {name.partition(".")[0] for name in self.names if "." in name}
@@ -51,7 +55,7 @@ class Channel:
         """The same in the element type that they are stored in."""
         values = np.asarray(episode.columns[self.column])
         flat = values.reshape(len(values), -1)
-        return flat if self.indices == tuple(range(flat.shape[1])) else flat[:, self.indices]
+        return flat if len(self.indices) == flat.shape[1] and self._in_order else flat[:, self.indices]
 
     def __len__(self) -> int:
         return len(self.names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from trainables.datasets.quality.config import QualityConfig
@@ -69,7 +71,9 @@ def measure_timing(stamps: np.ndarray | None, frames: int, fps: int, config: Qua
     # Stamps are often float32: what rounding does to an interval is no jitter.
     relative = interval / period
     longest_s = float(interval.max())
-    timing.measures |= {"dropped_share": 0.0, "longest_gap_s": longest_s, "jitter_periods": float(relative.std())}
+    deviation = relative - relative.sum() / len(relative)
+    jitter = math.sqrt(deviation @ deviation / len(relative))
+    timing.measures |= {"dropped_share": 0.0, "longest_gap_s": longest_s, "jitter_periods": jitter}
     if longest_s > config.gap_periods * period:
         _find_dropped(timing, interval, relative, config)
     if timing.measures["jitter_periods"] > config.jitter_risk:

@@ -51,11 +51,12 @@ class LeRobotSource(Source):
         parts: dict[int, list[pa.Table]] = {}
         for table in _tables(piece.file, names, min(wanted), max(wanted)):
             numbers = table["episode_index"].to_numpy()
-            for index in np.unique(numbers).tolist():
+            is_one = len(numbers) > 0 and bool((numbers == numbers[0]).all())
+            for index in numbers[:1].tolist() if is_one else np.unique(numbers).tolist():
                 if index not in wanted:
                     continue
                 # A copy: a slice would keep the whole row group alive until the episode's last frame is there.
-                rows = table.filter(pa.array(numbers == index)) if len(table) > np.count_nonzero(numbers == index) else table
+                rows = table if is_one else table.filter(pa.array(numbers == index))
                 parts.setdefault(index, []).append(rows)
                 if sum(map(len, parts[index])) >= wanted[index].length:
                     yield self._episode(wanted.pop(index), pa.concat_tables(parts.pop(index)), stored, piece.file)
@@ -70,7 +71,7 @@ class LeRobotSource(Source):
                 f"{file}: episode {episode.index} has {len(table)} frames, more than the {episode.length} that the metadata name"
             )
         frame = table["frame_index"].to_numpy()
-        if (np.diff(frame) < 0).any():
+        if (frame[1:] < frame[:-1]).any():
             table = table.take(pa.array(np.argsort(frame, kind="stable")))
         try:
             columns = {feature.name: to_numpy(table[feature.name], feature) for feature in stored}
