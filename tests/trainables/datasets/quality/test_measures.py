@@ -11,6 +11,7 @@ from cluster.config import parse_config
 from cluster.errors import ConfigError, UsageError
 from cluster.lerobot.features import Feature
 from trainables.datasets.quality.config import QualityConfig
+from trainables.datasets.quality.following import follow
 from trainables.datasets.quality.limits import read_limits
 from trainables.datasets.quality.model import LETTERS, check_letter, dataset_letter, episode_letter, reaches
 from trainables.datasets.quality.motion import idle, path_efficiency, smooth_path
@@ -74,6 +75,25 @@ def test_idle_time_is_told_at_both_ends_in_spite_of_noise():
     assert mask[:90].all()
     assert not mask[120:180].any()
     assert [finding.severity for finding in findings] == ["risk", "risk"]
+
+
+@given(st.integers(-12, 25), st.integers(90, 200), st.booleans())
+def test_lag_and_correlation_are_those_of_a_loop_over_all_lags(lag, frames, is_fortran):
+    features = [Feature(name, "float32", (3,)) for name in ("observation.state", "action")]
+    signals, random = find_signals(features, "test"), np.random.default_rng(frames)
+    walk = np.cumsum(random.normal(0, 0.05, (frames + 50, 3)), axis=0)
+    action = walk[25 : 25 + frames]
+    state = walk[25 - lag : 25 - lag + frames] + random.normal(0, 0.005, (frames, 3))
+    found = follow(
+        *((np.asfortranarray(part) if is_fortran else part) for part in (state, action)), np.ones(frames - 1), signals, 50, CONFIG
+    )
+    steps = [part[2:] - part[:-2] for part in (state, action)]
+    measured, wanted = (step / np.sqrt(np.square(step).mean(axis=0)) for step in steps)
+    late, soon = (measured[lag:], wanted[: len(wanted) - lag]) if lag >= 0 else (measured[:lag], wanted[-lag:])
+    assert found.lag_frames == lag
+    assert found.correlation == pytest.approx((late * soon).mean(), abs=1e-5)
+    own = (late * soon).sum(axis=0) / np.sqrt(np.square(late).sum(axis=0) * np.square(soon).sum(axis=0))
+    np.testing.assert_allclose(found.own, own, atol=1e-5)
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.floats(0.1, 5.0))
