@@ -39,5 +39,5 @@ def test_lists_of_any_length_that_fit_are_read_and_others_are_refused():
         pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
         pa.array([[1.0, 2.0, 3.0]], pa.list_(pa.float32(), 3)),
     ):
-        with pytest.raises(DatasetError, match="values.*2 a frame are wanted"):
+        with pytest.raises(DatasetError, match=r"values.*2 a frame are wanted"):
             to_numpy(column, feature)
