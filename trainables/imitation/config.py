@@ -34,7 +34,9 @@ class FitConfig(Config):
     gradient_accumulation: int = Field(
         1, ge=1, description="parts in which an update's batch goes through the network; same result, less memory"
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of forward and backward passes; weights stay float32")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of forward and backward passes; weights and an LSTM's memory stay float32"
+    )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="decay of a moving average of the weights, which is then validated and kept; null: none"
     )

@@ -115,10 +115,15 @@ class LstmPolicy(Policy):
         self.head = nn.Sequential(nn.Linear(hidden_size, head_size), nn.ReLU(), nn.Linear(head_size, action_size))
 
     def forward(self, observations: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """A whole sequence. (batch, time, observation_size) -> (batch, time, action_size) and the state after the last step."""
+        """A whole sequence. (batch, time, observation_size) -> (batch, time, action_size) and the state after the last step.
+
+        The cell works in float32 also where the rest is autocast: a memory adds up its errors, and a CPU without AVX-512 has no
+        bfloat16 LSTM in PyTorch 2.13.
+        """
         inputs = self.normalizer(observations[..., self.indices])
         initial = None if state is None else (state["lstm_h"].unsqueeze(0), state["lstm_c"].unsqueeze(0))
-        output, (hidden, cell) = self.cell(inputs, initial)
+        with torch.autocast(inputs.device.type, enabled=False):
+            output, (hidden, cell) = self.cell(inputs, initial)
         return self.head(output), {"lstm_h": hidden.squeeze(0), "lstm_c": cell.squeeze(0)}
 
     def step(self, observation: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
