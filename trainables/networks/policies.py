@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from trainables.networks.normalizer import RunningNormalizer
 
-__all__ = ["ChunkPolicy", "LstmPolicy", "MlpPolicy", "Policy", "RelativeBase", "build_policy", "mlp"]
+__all__ = ["ChunkPolicy", "LstmPolicy", "MlpPolicy", "Policy", "RelativeBase", "build_policy", "mlp", "run_cell"]
 
 Activation = Literal["tanh", "relu", "elu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
@@ -93,6 +93,16 @@ class MlpPolicy(Policy):
         return {"kind": self.kind, **sizes, "hidden": list(self.hidden), "activation": self.activation}
 
 
+def run_cell(cell: nn.LSTM, inputs: Tensor, initial: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """What ``nn.LSTM`` gives, computed in float32 also where the rest is autocast.
+
+    A memory adds up its errors, and a CPU without AVX-512 has no bfloat16 LSTM in PyTorch 2.13.
+    """
+    with torch.autocast(inputs.device.type, enabled=False):
+        output, after = cell(inputs, initial)
+    return output, after
+
+
 class LstmPolicy(Policy):
     """Inputs -> LSTM 64 -> 32 -> joints. ``simple_lstm`` gives it 4 phase and command inputs, ``lstm`` all of the observation.
 
@@ -115,15 +125,10 @@ class LstmPolicy(Policy):
         self.head = nn.Sequential(nn.Linear(hidden_size, head_size), nn.ReLU(), nn.Linear(head_size, action_size))
 
     def forward(self, observations: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """A whole sequence. (batch, time, observation_size) -> (batch, time, action_size) and the state after the last step.
-
-        The cell works in float32 also where the rest is autocast: a memory adds up its errors, and a CPU without AVX-512 has no
-        bfloat16 LSTM in PyTorch 2.13.
-        """
+        """A whole sequence. (batch, time, observation_size) -> (batch, time, action_size) and the state after the last step."""
         inputs = self.normalizer(observations[..., self.indices])
         initial = None if state is None else (state["lstm_h"].unsqueeze(0), state["lstm_c"].unsqueeze(0))
-        with torch.autocast(inputs.device.type, enabled=False):
-            output, (hidden, cell) = self.cell(inputs, initial)
+        output, (hidden, cell) = run_cell(self.cell, inputs, initial)
         return self.head(output), {"lstm_h": hidden.squeeze(0), "lstm_c": cell.squeeze(0)}
 
     def step(self, observation: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -12,7 +12,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import Tensor, nn
 
-from trainables.networks.policies import LstmPolicy
+from trainables.networks.policies import LstmPolicy, run_cell
 from trainables.ppo.batch import Rows
 from trainables.ppo.module import ActorCritic, State
 
@@ -20,7 +20,7 @@ __all__ = ["RecurrentActorCritic", "unroll"]
 
 
 def unroll(cell: nn.LSTM, inputs: Tensor, state: State, starts: Tensor) -> Tensor:
-    """The cell's hidden output after every step; in float32 also where the rest is autocast, as a memory adds up its errors.
+    """The cell's hidden output after every step.
 
     Args:
         cell: one layer, ``batch_first``.
@@ -35,16 +35,15 @@ def unroll(cell: nn.LSTM, inputs: Tensor, state: State, starts: Tensor) -> Tenso
     begins[:, 0] = True
     row, begin = begins.nonzero(as_tuple=True)
     keep = ~starts[row, begin].unsqueeze(-1)
-    initial = tuple((state[name][row] * keep).unsqueeze(0) for name in ("lstm_h", "lstm_c"))
-    with torch.autocast(inputs.device.type, enabled=False):
-        if len(row) == len(inputs):
-            return cell(inputs, initial)[0]
-        # Which piece each step belongs to, and how far into it the step is. What follows a short piece is never read.
-        piece = begins.flatten().cumsum(0).view_as(begins) - 1
-        offset = torch.arange(inputs.shape[1], device=inputs.device) - begin[piece]
-        pieces = inputs.new_zeros(len(row), *inputs.shape[1:])
-        pieces[piece, offset] = inputs
-        return cell(pieces, initial)[0][piece, offset]
+    initial = ((state["lstm_h"][row] * keep).unsqueeze(0), (state["lstm_c"][row] * keep).unsqueeze(0))
+    if len(row) == len(inputs):
+        return run_cell(cell, inputs, initial)[0]
+    # Which piece each step belongs to, and how far into it the step is. What follows a short piece is never read.
+    piece = begins.flatten().cumsum(0).view_as(begins) - 1
+    offset = torch.arange(inputs.shape[1], device=inputs.device) - begin[piece]
+    pieces = inputs.new_zeros(len(row), *inputs.shape[1:])
+    pieces[piece, offset] = inputs
+    return run_cell(cell, pieces, initial)[0][piece, offset]
 
 
 class RecurrentActorCritic(ActorCritic):

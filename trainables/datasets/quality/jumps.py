@@ -12,7 +12,7 @@ from trainables.datasets.quality.signals import Channel
 __all__ = ["chatter", "spikes"]
 
 MOSTLY_STILL = 0.9
-QUARTERS = np.array([[0.25], [0.5], [0.75]])
+_QUARTERS = np.array([[0.25], [0.5], [0.75]])
 NEIGHBOURS = 4
 """Steps on each side to which a step is compared."""
 
@@ -51,7 +51,7 @@ def spikes(
         step /= periods[:, None] + (0 if runs.before is None else runs.before)
     ordered = np.sort(step, axis=0)
     zeros = np.zeros(step.shape[1], int) if ordered[0].all() else (ordered == 0).sum(axis=0)
-    places = np.minimum(len(step) - 1, zeros + ((len(step) - zeros) * QUARTERS).astype(int))
+    places = np.minimum(len(step) - 1, zeros + ((len(step) - zeros) * _QUARTERS).astype(int))
     # Where a component hardly ever moves, its few steps are no measure of what is usual.
     quartile, median, upper = np.where(zeros < MOSTLY_STILL * len(step), ordered[places, np.arange(step.shape[1])], 0.0)
     threshold = np.maximum(config.spike_range_share * scale, config.spike_median_ratio * median)
@@ -92,7 +92,7 @@ def chatter(values: np.ndarray, channel: Channel, scale: np.ndarray, config: Qua
     if large.any():
         turns = (large[1:] & large[:-1] & (step[1:] * step[:-1] < 0)).sum(axis=0) / (len(step) - 1)
     second = mean_square(step[1:] - step[:-1]) / 6.0
-    variance = mean_square(values - values.sum(axis=0) / len(values)) / scale**2
+    variance = values.var(axis=0) / scale**2
     energy = np.where(variance > config.chatter_range_share**2, second / np.maximum(variance, 1e-12), 0.0)
     findings = []
     for component in np.flatnonzero(turns >= config.reversal_risk_share):

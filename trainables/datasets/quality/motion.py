@@ -121,8 +121,7 @@ def idle(values: np.ndarray, rate_hz: float, config: QualityConfig) -> tuple[np.
 def final_stability(position: np.ndarray, rate_hz: float) -> float:
     """exp(-std / 0.05) over the last half second, std in ranges of the joint that moves most: 1 has come to rest."""
     last = position[-max(2, round(0.5 * rate_hz)) :]
-    spread = math.sqrt(float(mean_square(last - last.sum(axis=0) / len(last)).max()))
-    return math.exp(-spread / 0.05)
+    return math.exp(-float(last.std(axis=0).max()) / 0.05)
 
 
 def _sigma_frames(rate_hz: float) -> float:

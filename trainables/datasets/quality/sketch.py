@@ -37,7 +37,7 @@ def min_hash(position: np.ndarray) -> tuple[np.ndarray, int]:
     matter, so a trimmed or shifted copy is found too.
     """
     multiplier, offset, joints = _constants(position.shape[1])
-    steps = np.rint(np.minimum(np.maximum(position * STEPS_A_RANGE, -1e9), 1e9)).astype(np.int64).view(np.uint64)
+    steps = np.rint(np.clip(position * STEPS_A_RANGE, -1e9, 1e9)).astype(np.int64).view(np.uint64)
     frames = steps @ joints
     frames ^= frames >> np.uint64(31)
     frames *= _MIX

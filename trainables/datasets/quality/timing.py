@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from trainables.datasets.quality.config import QualityConfig
@@ -55,9 +53,9 @@ def measure_timing(stamps: np.ndarray | None, frames: int, fps: int, config: Qua
     period = 1.0 / fps
     if not np.isfinite(stamps).all():
         return timing  # found as NaN
-    interval = stamps[1:] - stamps[:-1]
-    if interval.min() <= 0:
-        back = np.flatnonzero(interval <= 0)
+    interval = np.diff(stamps)
+    back = np.flatnonzero(interval <= 0)
+    if len(back):
         first = int(back[0])
         what = "stands still" if interval[first] == 0 else f"goes back by {-interval[first]:.3g} s"
         timing.add("time_order", True, f"time {what} at frame {first + 1}; {len(back)} such frames", first * period, (first + 1) * period)
@@ -70,32 +68,27 @@ def measure_timing(stamps: np.ndarray | None, frames: int, fps: int, config: Qua
         period = 1.0 / rate_hz
     # Stamps are often float32: what rounding does to an interval is no jitter.
     relative = interval / period
-    longest_s = float(interval.max())
-    deviation = relative - relative.sum() / len(relative)
-    jitter = math.sqrt(deviation @ deviation / len(relative))
-    timing.measures |= {"dropped_share": 0.0, "longest_gap_s": longest_s, "jitter_periods": jitter}
-    if longest_s > config.gap_periods * period:
-        _find_dropped(timing, interval, relative, config)
+    is_long = relative > config.gap_periods
+    gaps = np.flatnonzero(is_long & (_delay(relative) > LEAST_DELAY)) if is_long.any() else np.zeros(0, int)
+    dropped = np.rint(relative[gaps]).astype(int) - 1
+    timing.periods[gaps] = 1.0 + dropped
+    share = float(dropped.sum() / (frames + dropped.sum()))
+    regular = np.delete(relative, gaps) if len(gaps) else relative
+    timing.measures |= {
+        "dropped_share": share,
+        "longest_gap_s": float(interval.max()),
+        "jitter_periods": float(regular.std()) if len(regular) else 0.0,
+    }
+    if len(gaps):
+        worst = int(gaps[np.argmax(interval[gaps])])
+        defect = share > config.dropped_defect_share or interval[worst] > config.gap_defect_s
+        text = f"{int(dropped.sum())} frames dropped ({share:.1%}), the longest gap is {interval[worst]:.3g} s"
+        timing.add("dropped_frames", defect, text, timing.seconds[worst], timing.seconds[worst + 1])
     if timing.measures["jitter_periods"] > config.jitter_risk:
         timing.add(
             "jitter", False, f"intervals scatter by {timing.measures['jitter_periods'] * period * 1e3:.3g} ms about {period * 1e3:.3g} ms"
         )
     return timing
-
-
-def _find_dropped(timing: Timing, interval: np.ndarray, relative: np.ndarray, config: QualityConfig) -> None:
-    """Intervals, in s and in periods, that hide frames: they are no jitter."""
-    gaps = np.flatnonzero((relative > config.gap_periods) & (_delay(relative) > LEAST_DELAY))
-    if not len(gaps):
-        return
-    dropped = np.rint(relative[gaps]).astype(int) - 1
-    timing.periods[gaps] = 1.0 + dropped
-    share, regular = float(dropped.sum() / (len(relative) + 1 + dropped.sum())), np.delete(relative, gaps)
-    timing.measures |= {"dropped_share": share, "jitter_periods": float(regular.std()) if len(regular) else 0.0}
-    worst = int(gaps[np.argmax(interval[gaps])])
-    defect = share > config.dropped_defect_share or interval[worst] > config.gap_defect_s
-    text = f"{int(dropped.sum())} frames dropped ({share:.1%}), the longest gap is {interval[worst]:.3g} s"
-    timing.add("dropped_frames", defect, text, timing.seconds[worst], timing.seconds[worst + 1])
 
 
 def _delay(relative: np.ndarray) -> np.ndarray:

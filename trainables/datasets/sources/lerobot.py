@@ -71,7 +71,7 @@ class LeRobotSource(Source):
                 f"{file}: episode {episode.index} has {len(table)} frames, more than the {episode.length} that the metadata name"
             )
         frame = table["frame_index"].to_numpy()
-        if (frame[1:] < frame[:-1]).any():
+        if (np.diff(frame) < 0).any():
             table = table.take(pa.array(np.argsort(frame, kind="stable")))
         try:
             columns = {feature.name: to_numpy(table[feature.name], feature) for feature in stored}

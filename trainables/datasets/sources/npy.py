@@ -27,7 +27,8 @@ from trainables.datasets.sources.limits import (
 __all__ = ["Member", "open_npz_file", "read_small"]
 
 SUFFIX = ".npy"
-BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, RuntimeError, NotImplementedError, SyntaxError)
+BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, RuntimeError, SyntaxError)
+"""What a file that is broken, encrypted or compressed in a way that ``zipfile`` does not know raises when it is read."""
 
 
 @dataclass(frozen=True)
