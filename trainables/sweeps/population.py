@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import PopulationBasedTraining
+from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.pb2 import PB2
 from sklearn.exceptions import ConvergenceWarning
 
@@ -49,6 +49,33 @@ class Population(_Lineage, PopulationBasedTraining):
         # A list: explored by moving to a neighbour. Tune would multiply the values of its own `choice` by a factor.
         mutations = {path: list(domain.choice) if domain.choice is not None else domain.for_tune() for path, domain in search_space.items()}
         super().__init__(hyperparam_mutations=mutations, **options)
+
+    # Synchronous: everybody pauses at the same progress, and all are compared once the last one has. Tune would let whoever arrives last
+    # call the others together. Those that are still saving it then ends at their next checkpoint, for a decision to stop stays behind
+    # when it takes a trial's save away; and when the one that is waited for has failed, was stopped or had enough, or stands elsewhere
+    # because its driver was killed, it waits for ever.
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if not self._synch:
+            return super().on_trial_result(tune_controller, trial, result)
+        if result[self._time_attr] < self._next_perturbation_sync:
+            return TrialScheduler.CONTINUE
+        self._save_trial_state(self._trial_state[trial], result[self._time_attr], result, trial)
+        return TrialScheduler.PAUSE
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        chosen = super().choose_trial_to_run(tune_controller)
+        if chosen is not None or not self._synch:
+            return chosen
+        waiting = [trial for trial in tune_controller.get_trials() if not trial.is_finished()]
+        if not waiting or any(trial.status != Trial.PAUSED for trial in waiting):
+            return None
+        worst, best = self._quantiles()
+        for trial in sorted(waiting, key=worst.__contains__):  # the donors first: a clone needs their checkpoint
+            self._checkpoint_or_exploit(trial, tune_controller, best, worst)
+        furthest, interval = max(self._trial_state[trial].last_train_time for trial in waiting), self._perturbation_interval
+        self._next_perturbation_sync = interval * (furthest // interval + 1)
+        return super().choose_trial_to_run(tune_controller)
 
 
 class PopulationBandits(_Lineage, PB2):
