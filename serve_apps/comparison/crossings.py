@@ -48,7 +48,7 @@ class Bets:
         if variance is None:
             return cls(z, lowest, BET_SHARES[None], BET_WEIGHTS)
         constant = np.broadcast_to(BET_SHARES, (len(z), len(BET_SHARES)))
-        return cls(z, lowest, np.concatenate((constant, edge_shares(lowest, variance)), axis=-1), ALL_WEIGHTS)
+        return cls(z, lowest, np.concatenate((constant, edge_shares(lowest, variance).T), axis=-1), ALL_WEIGHTS)
 
 
 def first_refuted(bets: Bets, hypothesis: float, level: float, among: int) -> int:

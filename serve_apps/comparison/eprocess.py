@@ -57,6 +57,7 @@ __all__ = [
     "EFFECT_EDGES",
     "LARGEST_EDGE_SHARE",
     "EffectScores",
+    "bets",
     "edge_shares",
     "effect_interval",
     "effect_log_e_values",
@@ -134,9 +135,26 @@ def effect_scores(outcome: ArrayLike, challenger: ArrayLike, propensity: ArrayLi
 
 
 def edge_shares(lowest: Array, variance: Array) -> Array:
-    """Share of the wealth that each supposed effect puts at stake. Shape (..., n, edges)."""
-    shares: Array = EFFECT_EDGES * (lowest / variance)[..., None] / (1.0 + EFFECT_EDGES**2 / variance[..., None])
-    return np.minimum(shares, LARGEST_EDGE_SHARE)
+    """Share of the wealth that each supposed effect puts at stake. Shapes (..., n) to (..., edges, n)."""
+    edges = EFFECT_EDGES[:, None]
+    shares: Array = edges * (lowest / variance)[..., None, :] / (1.0 + edges**2 / variance[..., None, :])
+    return np.minimum(shares, LARGEST_EDGE_SHARE, out=shares)
+
+
+def bets(gain: Array, lowest: Array, variance: Array | None) -> Array:
+    """What each gambler's wealth grows by in each episode, less one. A gambler's episodes lie side by side: they are multiplied up.
+
+    Args:
+        gain: return of the stock, less one. Shape (..., n).
+        lowest: see ``log_wealth``.
+        variance: see ``log_wealth``; None: constant shares only.
+    """
+    edges = 0 if variance is None else len(EFFECT_EDGES)
+    found = np.empty((*gain.shape[:-1], _NODES + edges, gain.shape[-1]))
+    np.multiply(gain[..., None, :], BET_SHARES[:, None], out=found[..., :_NODES, :])
+    if variance is not None:
+        np.multiply(gain[..., None, :], edge_shares(lowest, variance), out=found[..., _NODES:, :])
+    return found
 
 
 def log_wealth(z: Array, lowest: Array, hypothesis: float, variance: Array | None = None) -> Array:
@@ -152,13 +170,13 @@ def log_wealth(z: Array, lowest: Array, hypothesis: float, variance: Array | Non
     Returns:
         Natural logarithm of the mixture's wealth. Shape (..., n).
     """
-    gain = ((z - hypothesis) / (hypothesis + lowest))[..., None]
-    by_share, weights = np.cumsum(np.log1p(BET_SHARES * gain), axis=-2), BET_WEIGHTS
-    if variance is not None:
-        by_edge = np.cumsum(np.log1p(edge_shares(lowest, variance) * gain), axis=-2)
-        by_share, weights = np.concatenate((by_share, by_edge), axis=-1), ALL_WEIGHTS
-    top = by_share.max(axis=-1, keepdims=True)
-    total: Array = top[..., 0] + np.log(np.exp(by_share - top) @ weights)
+    wealth = bets((z - hypothesis) / (hypothesis + lowest), lowest, variance)
+    np.cumsum(np.log1p(wealth, out=wealth), axis=-1, out=wealth)
+    top = wealth.max(axis=-2, keepdims=True)
+    np.exp(np.subtract(wealth, top, out=wealth), out=wealth)
+    # Not "@": for a sum over forty gamblers BLAS would wake a thread on every core, and robots wait for those.
+    mixed = np.einsum("g,...gn->...n", BET_WEIGHTS if variance is None else ALL_WEIGHTS, wealth)
+    total: Array = top[..., 0, :] + np.log(mixed)
     return total
 
 

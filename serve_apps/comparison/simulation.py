@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_apps.comparison.bandit import bandit_shares, due_after, probability_best
-from serve_apps.comparison.eprocess import ALL_WEIGHTS, BET_SHARES, EffectScores, edge_shares, effect_scores
+from serve_apps.comparison.eprocess import ALL_WEIGHTS, EffectScores, bets, effect_scores
 
 __all__ = ["Design", "Histories", "decided_at", "first_reach", "play", "scores_of"]
 
 Array = NDArray[np.float64]
 
-_BLOCK = 16
+_BLOCK = 4
 """Comparisons whose bets are computed at once: what fits the processor's cache."""
 _BANDIT_DRAWS = 64
 """Fewer than in service: the split is a little noisier, its propensities are as exact."""
@@ -95,8 +95,10 @@ def scores_of(histories: Histories, position: int) -> tuple[EffectScores, NDArra
     return replace(scores, z=np.where(is_pair, scores.z, 0.0)), order
 
 
-def first_reach(z: Array, lowest: Array, variance: Array, alpha: float) -> NDArray[np.int64]:
+def first_reach(z: Array, lowest: Array, variance: Array, alpha: float, most_misses: int | None = None) -> NDArray[np.int64]:
     """Position at which the wealth against "the mean is at most 0" first reaches 1/alpha; -1: never. Shapes (n, m) to (n,).
+
+    ``most_misses``: once more than so many have never reached it, the rest are not looked at and are -1 too.
 
     The wealth itself in place of its logarithm, which takes a fifth of the time: what grows beyond the largest number has been decided
     long before.
@@ -105,19 +107,25 @@ def first_reach(z: Array, lowest: Array, variance: Array, alpha: float) -> NDArr
     with np.errstate(over="ignore", under="ignore"):
         for start in range(0, len(z), _BLOCK):
             block = slice(start, start + _BLOCK)
-            gain = (z[block] / lowest[block])[..., None]
-            wealth = np.cumprod(1.0 + gain * BET_SHARES, axis=-2) @ ALL_WEIGHTS[: len(BET_SHARES)]
-            wealth += np.cumprod(1.0 + gain * edge_shares(lowest[block], variance[block]), axis=-2) @ ALL_WEIGHTS[len(BET_SHARES) :]
-            reached = wealth >= 1.0 / alpha
+            wealth = bets(z[block] / lowest[block], lowest[block], variance[block])
+            wealth += 1.0
+            reached = np.einsum("g,...gn->...n", ALL_WEIGHTS, np.cumprod(wealth, axis=-1, out=wealth)) >= 1.0 / alpha
             found[block] = np.where(reached.any(axis=-1), reached.argmax(axis=-1), -1)
+            if most_misses is not None and np.count_nonzero(found[: block.stop] < 0) > most_misses:
+                break
     return found
 
 
-def decided_at(histories: Histories, position: int, alpha: float, better: bool = True) -> NDArray[np.int64]:
-    """Number of episodes after which one challenger is proven better, or worse; 0: never. Shape (comparisons,)."""
+def decided_at(
+    histories: Histories, position: int, alpha: float, better: bool = True, most_misses: int | None = None
+) -> NDArray[np.int64]:
+    """Number of episodes after which one challenger is proven better, or worse; 0: never. Shape (comparisons,).
+
+    ``most_misses``: see ``first_reach``.
+    """
     scores, order = scores_of(histories, position)
     z, lowest = (scores.z, scores.lowest) if better else (-scores.z, scores.highest)
-    found = first_reach(z, lowest, scores.variance, alpha)
+    found = first_reach(z, lowest, scores.variance, alpha, most_misses)
     episode = np.take_along_axis(order, np.maximum(found, 0)[:, None], axis=-1)[:, 0]
     return np.where(found >= 0, episode + 1, 0)
 
