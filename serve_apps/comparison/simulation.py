@@ -95,10 +95,8 @@ def scores_of(histories: Histories, position: int) -> tuple[EffectScores, NDArra
     return replace(scores, z=np.where(is_pair, scores.z, 0.0)), order
 
 
-def first_reach(z: Array, lowest: Array, variance: Array, alpha: float, most_misses: int | None = None) -> NDArray[np.int64]:
+def first_reach(z: Array, lowest: Array, variance: Array, alpha: float) -> NDArray[np.int64]:
     """Position at which the wealth against "the mean is at most 0" first reaches 1/alpha; -1: never. Shapes (n, m) to (n,).
-
-    ``most_misses``: once more than so many have never reached it, the rest are not looked at and are -1 too.
 
     The wealth itself in place of its logarithm, which takes a fifth of the time: what grows beyond the largest number has been decided
     long before.
@@ -111,23 +109,25 @@ def first_reach(z: Array, lowest: Array, variance: Array, alpha: float, most_mis
             wealth += 1.0
             reached = np.einsum("g,...gn->...n", ALL_WEIGHTS, np.cumprod(wealth, axis=-1, out=wealth)) >= 1.0 / alpha
             found[block] = np.where(reached.any(axis=-1), reached.argmax(axis=-1), -1)
-            if most_misses is not None and np.count_nonzero(found[: block.stop] < 0) > most_misses:
-                break
     return found
 
 
-def decided_at(
-    histories: Histories, position: int, alpha: float, better: bool = True, most_misses: int | None = None
-) -> NDArray[np.int64]:
+def decided_at(histories: Histories, position: int, alpha: float, better: bool = True, most_misses: int | None = None) -> NDArray[np.int64]:
     """Number of episodes after which one challenger is proven better, or worse; 0: never. Shape (comparisons,).
 
-    ``most_misses``: see ``first_reach``.
+    ``most_misses``: once more than so many have never been decided, the rest are not looked at and are 0 too.
     """
-    scores, order = scores_of(histories, position)
-    z, lowest = (scores.z, scores.lowest) if better else (-scores.z, scores.highest)
-    found = first_reach(z, lowest, scores.variance, alpha, most_misses)
-    episode = np.take_along_axis(order, np.maximum(found, 0)[:, None], axis=-1)[:, 0]
-    return np.where(found >= 0, episode + 1, 0)
+    decided = np.zeros(len(histories.index), dtype=np.int64)
+    for start in range(0, len(decided), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        scores, order = scores_of(Histories(histories.index[block], histories.outcome[block], histories.splits[block]), position)
+        z, lowest = (scores.z, scores.lowest) if better else (-scores.z, scores.highest)
+        found = first_reach(z, lowest, scores.variance, alpha)
+        episode = np.take_along_axis(order, np.maximum(found, 0)[:, None], axis=-1)[:, 0]
+        decided[block] = np.where(found >= 0, episode + 1, 0)
+        if most_misses is not None and np.count_nonzero(decided[: block.stop] == 0) > most_misses:
+            break
+    return decided
 
 
 def _stretches(design: Design, episodes: int) -> list[tuple[int, int, Sequence[float] | None]]:
