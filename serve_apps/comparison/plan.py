@@ -165,7 +165,10 @@ def _smallest(new: NewComparison, outcomes: _Outcomes, budget: int) -> float | N
 
 
 def _simulate(new: NewComparison, draw: Draw, effect: float, length: int) -> tuple[NDArray[np.int64], Callable[[int], Array]]:
-    """When each simulated comparison promotes, as long as the power may be reached, and a function that counts the mean number of observations of each arm by then."""
+    """When each simulated comparison promotes, and a function that counts the mean number of observations of each arm by then.
+
+    Once the wanted power is out of reach the rest are taken not to promote.
+    """
     arms = new.acting_arms
     total = sum(arm.weight for arm in arms)
     design = Design(

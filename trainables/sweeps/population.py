@@ -42,7 +42,13 @@ class _Lineage:
 
 
 class Population(_Lineage, PopulationBasedTraining):
-    """PBT over ``search_space``."""
+    """PBT over ``search_space``.
+
+    Synchronous, everybody pauses at the same progress, and all are compared once the last one has. Tune would let whoever arrives last
+    call the others together. Those that are still saving it then ends at their next checkpoint, for a decision to stop stays behind
+    when it takes a trial's save away; and when the one that is waited for has failed, was stopped or had enough, or stands elsewhere
+    because its driver was killed, it waits for ever.
+    """
 
     def __init__(self, search_space: Mapping[str, Domain], add_clone: Callable[[Clone], None], **options: Any) -> None:
         self._domains, self._add_clone = search_space, add_clone
@@ -50,12 +56,14 @@ class Population(_Lineage, PopulationBasedTraining):
         mutations = {path: list(domain.choice) if domain.choice is not None else domain.for_tune() for path, domain in search_space.items()}
         super().__init__(hyperparam_mutations=mutations, **options)
 
-    # Synchronous: everybody pauses at the same progress, and all are compared once the last one has. Tune would let whoever arrives last
-    # call the others together. Those that are still saving it then ends at their next checkpoint, for a decision to stop stays behind
-    # when it takes a trial's save away; and when the one that is waited for has failed, was stopped or had enough, or stands elsewhere
-    # because its driver was killed, it waits for ever.
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial joins, a new one or one that a killed driver left."""
+        super().on_trial_add(tune_controller, trial)
+        if not trial.is_finished():  # of a restored population the next meeting is where nobody has been yet
+            self._meet_after((trial.last_result or {}).get(self._time_attr, 0))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Whether the trial goes on after a report."""
         if not self._synch:
             return super().on_trial_result(tune_controller, trial, result)
         if result[self._time_attr] < self._next_perturbation_sync:
@@ -64,6 +72,7 @@ class Population(_Lineage, PopulationBasedTraining):
         return TrialScheduler.PAUSE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Who runs next; synchronous, the comparison comes first when everybody has paused for it."""
         chosen = super().choose_trial_to_run(tune_controller)
         if chosen is not None or not self._synch:
             return chosen
@@ -73,9 +82,12 @@ class Population(_Lineage, PopulationBasedTraining):
         worst, best = self._quantiles()
         for trial in sorted(waiting, key=worst.__contains__):  # the donors first: a clone needs their checkpoint
             self._checkpoint_or_exploit(trial, tune_controller, best, worst)
-        furthest, interval = max(self._trial_state[trial].last_train_time for trial in waiting), self._perturbation_interval
-        self._next_perturbation_sync = interval * (furthest // interval + 1)
+        self._meet_after(max(self._trial_state[trial].last_train_time for trial in waiting))
         return super().choose_trial_to_run(tune_controller)
+
+    def _meet_after(self, progress: int) -> None:
+        interval = self._perturbation_interval
+        self._next_perturbation_sync = max(self._next_perturbation_sync, interval * (progress // interval + 1))
 
 
 class PopulationBandits(_Lineage, PB2):

@@ -60,3 +60,5 @@ def test_it_goes_on(context: StageContext, scheduler: Any) -> None:
         assert all(trial.progress >= reached.get(trial.trial_id, 0) for trial in after.trials)
     else:
         assert {trial.status for trial in after.trials} == {"finished"}, after.trials
+        if config.scheduler.synchronous:  # before and after, everybody meets at the same progress
+            assert all(clone.progress == clone.donor_progress for clone in after.lineage), after.lineage
