@@ -55,7 +55,7 @@ _HISTORY = (
     episodes.c.weights_version,
     episodes.c.robot_id,
     episodes.c.started_at,
-    episodes.c.abandoned_at.is_not(None),
+    episodes.c.abandoned_at,
     outcomes.c.late,
     outcomes.c.value,
     outcomes.c.fell,
@@ -238,7 +238,7 @@ def comparison_history(db: Database, comparison_id: str, now: datetime | None = 
             .order_by(episodes.c.sequence)
         )
         for name, sequence, arm, version, propensity, split, robot, started_at, gone, is_late, value, fell, steps, took_s, *rest in rows:
-            is_open = is_late is None and not gone and started_at >= silent_since
+            is_open = is_late is None and gone is None and started_at >= silent_since
             outcome, server = None, _NOTHING
             if is_late is not None and not is_late:
                 metrics = _present(of_robot, rest) if of_robot else _NOTHING

@@ -57,7 +57,7 @@ __all__ = [
     "EFFECT_EDGES",
     "LARGEST_EDGE_SHARE",
     "EffectScores",
-    "bets",
+    "bet_returns",
     "edge_shares",
     "effect_interval",
     "effect_log_e_values",
@@ -141,13 +141,18 @@ def edge_shares(lowest: Array, variance: Array) -> Array:
     return np.minimum(shares, LARGEST_EDGE_SHARE, out=shares)
 
 
-def bets(gain: Array, lowest: Array, variance: Array | None) -> Array:
-    """What each gambler's wealth grows by in each episode, less one. A gambler's episodes lie side by side: they are multiplied up.
+def bet_returns(gain: Array, lowest: Array, variance: Array | None) -> Array:
+    """What each gambler's wealth grows by in each episode, as a share of it.
+
+    A gambler's episodes lie side by side, since they are multiplied up: the other way round that takes twice as long.
 
     Args:
-        gain: return of the stock, less one. Shape (..., n).
+        gain: what the stock grows by, as a share. Shape (..., n).
         lowest: see ``log_wealth``.
         variance: see ``log_wealth``; None: constant shares only.
+
+    Returns:
+        Shape (..., gamblers, n).
     """
     edges = 0 if variance is None else len(EFFECT_EDGES)
     found = np.empty((*gain.shape[:-1], _NODES + edges, gain.shape[-1]))
@@ -170,7 +175,7 @@ def log_wealth(z: Array, lowest: Array, hypothesis: float, variance: Array | Non
     Returns:
         Natural logarithm of the mixture's wealth. Shape (..., n).
     """
-    wealth = bets((z - hypothesis) / (hypothesis + lowest), lowest, variance)
+    wealth = bet_returns((z - hypothesis) / (hypothesis + lowest), lowest, variance)
     np.cumsum(np.log1p(wealth, out=wealth), axis=-1, out=wealth)
     top = wealth.max(axis=-2, keepdims=True)
     np.exp(np.subtract(wealth, top, out=wealth), out=wealth)

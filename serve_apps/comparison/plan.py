@@ -30,7 +30,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int], float], Array]
 
 _POWER = 0.8
 _REPETITIONS = 200
-_MOST_MISSES = math.floor((1.0 - _POWER) * _REPETITIONS + 1e-9)
+_MOST_MISSES = _REPETITIONS - math.ceil(_POWER * _REPETITIONS)
 """With more of them the power is below the wanted one, whatever the rest would find."""
 _EFFECTS = (0.2, 0.1, 0.05)
 """Shares of the metric's range."""
@@ -116,11 +116,9 @@ def _scenario(new: NewComparison, outcomes: _Outcomes, budget: int, horizon: int
     size = new.episodes_per_robot if new.unit == "robot" else 1
     effects = []
     units: int | None = 0
-    length = min(250, horizon)
     for share in (share for share in _EFFECTS if outcomes.mean + share <= 1.0 + 1e-9):
         # What is smaller than an effect beyond the horizon is beyond it too.
-        if units is not None:
-            units, by_arm, length = _needed(new, outcomes.draw, share, length, horizon)
+        units, by_arm = (None, np.zeros(0)) if units is None else _needed(new, outcomes.draw, share, horizon)
         arms = {arm.name: round(size * part) for arm, part in zip(new.acting_arms, by_arm, strict=True)} if units is not None else {}
         effects.append(PlannedEffect(effect=share * width, episodes=None if units is None else units * size, episodes_per_arm=arms))
     least = _smallest(new, outcomes, budget)
@@ -132,20 +130,17 @@ def _scenario(new: NewComparison, outcomes: _Outcomes, budget: int, horizon: int
     )
 
 
-def _needed(new: NewComparison, draw: Draw, effect: float, length: int, horizon: int) -> tuple[int | None, Array, int]:
-    """Observations within which the effect is found with the wanted power, how many of them each arm gets, and the length tried last.
-
-    ``length``: of the simulated comparisons, to begin with; a smaller effect begins where a larger one was found.
-    """
-    rank = _REPETITIONS - _MOST_MISSES - 1
+def _needed(new: NewComparison, draw: Draw, effect: float, horizon: int) -> tuple[int | None, Array]:
+    """Observations within which the effect is found with the wanted power, and how many of them each arm gets."""
+    length, rank = min(250, horizon), math.ceil(_POWER * _REPETITIONS) - 1
     while True:
         found, counts = _simulate(new, draw, effect, length)
         times = np.sort(np.where(found > 0, found, np.iinfo(np.int64).max))
         if times[rank] <= length:
             units = int(times[rank])
-            return units, counts(units), length
+            return units, counts(units)
         if length == horizon:
-            return None, np.zeros(0), length
+            return None, np.zeros(0)
         length = min(4 * length, horizon)
 
 
@@ -153,7 +148,7 @@ def _smallest(new: NewComparison, outcomes: _Outcomes, budget: int) -> float | N
     """Least effect, as a share of the range, that is found within the budget with the wanted power."""
 
     def is_found(effect: float) -> bool:
-        return bool(np.count_nonzero(_simulate(new, outcomes.draw, effect, budget)[0]) >= _REPETITIONS - _MOST_MISSES)
+        return bool((_simulate(new, outcomes.draw, effect, budget)[0] > 0).mean() >= _POWER)
 
     low, high = 0.0, 1.0 - outcomes.mean
     if not is_found(high):

@@ -60,12 +60,12 @@ def test_a_clone_takes_over_its_donor_and_steps_at_its_own_rate(
         assert after_clone[0]["work"] == after_clone[0]["progress"] - clone.donor_progress
         # The explored learning rate is in force: the constant schedule reports what the last update stepped at.
         assert math.isclose(after_clone[-1]["figures"]["learner/learning_rate"], samples[trial]["learning_rate"], rel_tol=1e-6)
-    # Nothing that a clone may need is pruned: every report has its checkpoint, but for those that a clone left at once.
-    clones = Counter(clone.trial for clone in record.lineage)
+    # Nothing that a clone may need is pruned: one checkpoint a report or more, and each holds a policy that loads.
     for trial in record.trials:
         checkpoints = sorted((folder / "tune" / trial.trial_id).glob("checkpoint_*"))
-        assert len(checkpoints) >= len(reports[trial.trial_id]) - clones[trial.trial_id]
-        assert len(reports[trial.trial_id]) >= 4096 // 256 - clones[trial.trial_id]
+        assert len(checkpoints) >= 4096 // 256 - 1
+        if scheduler.get("synchronous"):  # nobody is cloned before his own checkpoint is there
+            assert len(checkpoints) >= len(reports[trial.trial_id])
         statistics = load_policy(checkpoints[-1] / "policy")[0].normalizer.count
         # The statistics travel too: the network has seen every step of its line of descent, whoever took it.
         assert statistics.item() == trial.progress
